@@ -56,9 +56,4 @@ struct GenerationDefaults {
   static absl::StatusOr<GenerationDefaults> Load(const std::string& model_dir);
 };
 
-// Identity of a model's files: config.json, and name, shape, type and a sample of the content of every
-// tensor. Router, leader and ranks of one model agree on it; reads headers and a few MB, not the
-// weights. Errors: as for reading the files.
-absl::StatusOr<Digest> ModelDigest(const std::string& model_dir);
-
 }  // namespace longhaul
