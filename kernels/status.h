@@ -10,6 +10,7 @@ enum class KernelStatus {
   kUnimplemented,    // a well-formed request outside the supported set (head_dim, dtype)
   kNotFinite,        // an input holds NaN or +Inf where the op looks for it (sampling)
   kNoCandidate,      // every token is forbidden (sampling)
+  kLibraryFailure,   // a library below refused the call, for want of memory say
 };
 
 // The enumerator without its k, for messages. Never null.
@@ -25,6 +26,8 @@ constexpr const char* KernelStatusName(KernelStatus status) {
       return "NotFinite";
     case KernelStatus::kNoCandidate:
       return "NoCandidate";
+    case KernelStatus::kLibraryFailure:
+      return "LibraryFailure";
   }
   return "Unknown";
 }

@@ -33,8 +33,9 @@ struct RopeQkvParams {
   PagedKv kv;                // rotated K (never scaled) and V at [position_begin, + T)
 };
 
-// q is scaled in fp32, then rotated in fp32 (two products, one rounding of their sum or difference
-// by FMA); K and V are rounded once to the cache's type. Other tokens of the cache stay untouched.
+// q is scaled in fp32, then rotated in fp32 with the roundings of the published code (each product,
+// then their sum); K and V are rounded once to the cache's type. Other tokens of the cache stay
+// untouched. A row's bits do not depend on T or on the number of threads.
 // kInvalidArgument if a size or the block table is too small; kUnimplemented if D is odd.
 KernelStatus RopeQkvCpu(const RopeQkvParams& p, Parallel& parallel);
 KernelStatus RopeQkvRef(const RopeQkvParams& p);
