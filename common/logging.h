@@ -40,10 +40,10 @@ struct LogVoidify {
 
 // LOG(INFO) << "request=" << id << " event=admitted"; one line per change of state, with ids, never
 // prompts, never per token. Severities: DEBUG, INFO, WARNING, ERROR, FATAL (aborts).
-#define LOG(severity)                                                        \
-  !::longhaul::LogEnabled(LONGHAUL_LOG_##severity)                           \
-      ? (void)0                                                              \
-      : ::longhaul::internal::LogVoidify() &                                 \
+#define LOG(severity)                              \
+  !::longhaul::LogEnabled(LONGHAUL_LOG_##severity) \
+      ? (void)0                                    \
+      : ::longhaul::internal::LogVoidify() &       \
             ::longhaul::internal::LogLine(LONGHAUL_LOG_##severity, __FILE__, __LINE__).stream()
 #define LONGHAUL_LOG_DEBUG ::longhaul::LogSeverity::kDebug
 #define LONGHAUL_LOG_INFO ::longhaul::LogSeverity::kInfo
@@ -52,10 +52,10 @@ struct LogVoidify {
 #define LONGHAUL_LOG_FATAL ::longhaul::LogSeverity::kFatal
 
 // A broken invariant ends the process: CHECK(begin < end) << "begin=" << begin << " end=" << end;
-#define CHECK(condition)                          \
-  (condition) ? (void)0                           \
-              : ::longhaul::internal::LogVoidify() &                                            \
-                    ::longhaul::internal::LogLine(::longhaul::LogSeverity::kFatal, __FILE__,    \
-                                                  __LINE__)                                     \
-                            .stream()                                                           \
-                        << "CHECK failed: " #condition " "
+#define CHECK(condition)                                                                       \
+  (condition)                                                                                  \
+      ? (void)0                                                                                \
+      : ::longhaul::internal::LogVoidify() &                                                   \
+            ::longhaul::internal::LogLine(::longhaul::LogSeverity::kFatal, __FILE__, __LINE__) \
+                    .stream()                                                                  \
+                << "CHECK failed: " #condition " "

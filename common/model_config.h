@@ -43,8 +43,8 @@ struct ModelConfig {
   static absl::StatusOr<ModelConfig> Load(const std::string& model_dir);
 };
 
-// generation_config.json: defaults for what a request leaves open. A missing file gives the defaults
-// below and the end token of config.json.
+// generation_config.json: defaults for what a request leaves open. A missing file gives the
+// defaults below and the end token of config.json.
 struct GenerationDefaults {
   bool do_sample = true;  // false: temperature defaults to 0
   double temperature = 1.0;

@@ -23,8 +23,8 @@ namespace longhaul {
 
 class CondVar;
 
-// std::mutex with annotations. Used instead of absl::Mutex because ThreadSanitizer reports false races
-// inside Debian's uninstrumented Abseil.
+// std::mutex with annotations. Used instead of absl::Mutex because ThreadSanitizer reports false
+// races inside Debian's uninstrumented Abseil.
 class CAPABILITY("mutex") Mutex {
  public:
   Mutex() = default;

@@ -14,8 +14,9 @@ namespace longhaul {
 
 // Bounded queue between an owner thread and those who send to it. Thread-safe.
 //
-// Push never blocks: kResourceExhausted when `capacity` items wait (the caller sheds), kCancelled after
-// Close(). Pop blocks until an item, Close() (then drains, then nullopt) or `deadline` (nullopt).
+// Push never blocks: kResourceExhausted when `capacity` items wait (the caller sheds), kCancelled
+// after Close(). Pop blocks until an item, Close() (then drains, then nullopt) or `deadline`
+// (nullopt).
 template <typename T>
 class BoundedQueue {
  public:

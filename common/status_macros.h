@@ -7,8 +7,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-// RETURN_IF_ERROR(expr) << "context";   returns expr's status if it is not OK, the context put before
-// its message and the code kept. ASSIGN_OR_RETURN(auto x, expr) assigns the value or returns the status.
+// RETURN_IF_ERROR(expr) << "context";   returns expr's status if it is not OK, the context put
+// before its message and the code kept. ASSIGN_OR_RETURN(auto x, expr) assigns the value or returns
+// the status.
 
 namespace longhaul::internal {
 
@@ -32,9 +33,8 @@ class StatusBuilder {
     const std::string context = context_.str();
     if (context.empty()) return status_;
     absl::Status result(status_.code(), context + ": " + std::string(status_.message()));
-    status_.ForEachPayload([&result](auto url, const absl::Cord& payload) {
-      result.SetPayload(url, payload);
-    });
+    status_.ForEachPayload(
+        [&result](auto url, const absl::Cord& payload) { result.SetPayload(url, payload); });
     return result;
   }
   template <typename T>
@@ -55,18 +55,22 @@ absl::Status ToStatus(const absl::StatusOr<T>& value) {
 
 }  // namespace longhaul::internal
 
-#define RETURN_IF_ERROR(expr)                                                                 \
-  if (::absl::Status longhaul_status = ::longhaul::internal::ToStatus((expr));                \
-      longhaul_status.ok()) {                                                                 \
-  } else                                                                                      \
-    return ::longhaul::internal::StatusBuilder(std::move(longhaul_status))
+// The switch keeps an `else` that follows the macro from binding to its `if`.
+#define RETURN_IF_ERROR(expr)                                                    \
+  switch (0)                                                                     \
+  case 0:                                                                        \
+  default:                                                                       \
+    if (::absl::Status longhaul_status = ::longhaul::internal::ToStatus((expr)); \
+        longhaul_status.ok()) {                                                  \
+    } else                                                                       \
+      return ::longhaul::internal::StatusBuilder(std::move(longhaul_status))
 
 #define LONGHAUL_CONCAT_INNER(a, b) a##b
 #define LONGHAUL_CONCAT(a, b) LONGHAUL_CONCAT_INNER(a, b)
 
 #define ASSIGN_OR_RETURN(lhs, expr) \
   LONGHAUL_ASSIGN_OR_RETURN(LONGHAUL_CONCAT(longhaul_value_, __LINE__), lhs, expr)
-#define LONGHAUL_ASSIGN_OR_RETURN(value, lhs, expr) \
-  auto value = (expr);                              \
-  if (!value.ok()) return value.status();           \
-  lhs = std::move(value).value()
+#define LONGHAUL_ASSIGN_OR_RETURN(result, lhs, expr) \
+  auto result = (expr);                              \
+  if (!result.ok()) return result.status();          \
+  lhs = std::move(result).value()

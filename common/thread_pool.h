@@ -11,9 +11,10 @@ namespace longhaul {
 
 // Runs the tasks of one caller on a fixed set of threads and returns when all are done.
 //
-// The caller's thread works too, so a pool of `num_threads` makes num_threads - 1 threads. Tasks are
-// handed out one by one in ascending order; which thread takes which is not determined, so a task must
-// not depend on it. Not a queue for background work: one Run at a time (thread-compatible).
+// The caller's thread works too, so a pool of `num_threads` makes num_threads - 1 threads. Tasks
+// are handed out one by one in ascending order; which thread takes which is not determined, so a
+// task must not depend on it. Not a queue for background work: one Run at a time
+// (thread-compatible).
 class ThreadPool {
  public:
   // `num_threads` >= 1; 0 = one per core this process may run on.

@@ -44,8 +44,8 @@ struct Digest {
   uint64_t low = 0;
 
   auto operator<=>(const Digest&) const = default;
-  std::string ToString() const;                       // 32 hexadecimal digits
-  std::string ToBytes() const;                        // 16 bytes, big-endian
+  std::string ToString() const;                                     // 32 hexadecimal digits
+  std::string ToBytes() const;                                      // 16 bytes, big-endian
   static bool FromBytes(const std::string& bytes, Digest* digest);  // false unless 16 bytes
 };
 

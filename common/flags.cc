@@ -1,0 +1,58 @@
+#include "common/flags.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/status_macros.h"
+
+namespace longhaul {
+namespace {
+
+std::string HelpText(const ConfigField& field) {
+  std::string help = field.help;
+  if (const auto* choices = std::get_if<OneOf>(&field.limits)) {
+    absl::StrAppend(&help, " One of ", absl::StrJoin(choices->values, ", "), ".");
+  }
+  const std::string value = FieldText(field);
+  if (!value.empty()) absl::StrAppend(&help, " [", value, "]");
+  return help;
+}
+
+}  // namespace
+
+void ConfigFlags::AddTo(CLI::App& app, ConfigFields fields) {
+  fields_ = std::move(fields);
+  app.add_option("--config", config_file_,
+                 "YAML file with settings of the same names as the flags.");
+  for (const ConfigField& field : fields_) {
+    std::vector<std::string>& given = given_[field.name];
+    CLI::Option* option = app.add_option("--" + field.name, given, HelpText(field));
+    if (std::holds_alternative<std::vector<std::string>*>(field.value)) {
+      option->take_all()->type_size(1)->allow_extra_args(false);
+    } else if (std::holds_alternative<bool*>(field.value)) {
+      // --flag alone means true; --flag=false turns a default off.
+      option->expected(0, 1)->take_last()->default_str("");
+    } else {
+      option->expected(1)->take_last();
+    }
+    option->type_name("");
+  }
+}
+
+absl::Status ConfigFlags::Resolve() const {
+  if (!config_file_.empty()) RETURN_IF_ERROR(ApplyYamlFile(fields_, config_file_));
+  for (const ConfigField& field : fields_) {
+    const std::vector<std::string>& given = given_.at(field.name);
+    if (given.empty()) continue;
+    if (auto* list = std::get_if<std::vector<std::string>*>(&field.value)) (*list)->clear();
+    for (const std::string& text : given) {
+      const bool bare = text.empty() && std::holds_alternative<bool*>(field.value);
+      RETURN_IF_ERROR(SetField(fields_, field.name, bare ? "true" : text))
+          << "flag --" << field.name;
+    }
+  }
+  return CheckFields(fields_);
+}
+
+}  // namespace longhaul
