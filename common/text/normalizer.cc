@@ -1,0 +1,121 @@
+#include "common/text/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "common/logging.h"
+#include "common/text/utf8.h"
+
+namespace longhaul::text {
+namespace {
+
+// Below it nothing combines with what stands before it, and every code point is its own NFC.
+constexpr char32_t kFirstSuspect = 0x300;
+constexpr char32_t kHangulSyllablesBegin = 0xAC00;
+constexpr char32_t kHangulSyllablesEnd = 0xD7A4;
+
+bool IsConjoiningVowelOrTail(char32_t c) { return c >= 0x1160 && c <= 0x11FF; }
+
+// True if `c` alone, and before or after any other code point that is inert too, is NFC: it does
+// not decompose, is no mark and combines with nothing before it. (Marks stand for "may combine with
+// what is before": that is too many, and costs time only.)
+bool IsInert(char32_t c) {
+  if (c < kFirstSuspect) return true;
+  if (c >= kHangulSyllablesBegin && c < kHangulSyllablesEnd) return true;
+  if (IsConjoiningVowelOrTail(c)) return false;
+  const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
+  if (property->combining_class != 0) return false;
+  if (property->category == UTF8PROC_CATEGORY_MN || property->category == UTF8PROC_CATEGORY_MC ||
+      property->category == UTF8PROC_CATEGORY_ME) {
+    return false;
+  }
+  const bool canonical = property->decomp_type == 0;
+  return !(canonical && property->decomp_seqindex != UINT16_MAX);
+}
+
+uint16_t CombiningClass(utf8proc_int32_t c) {
+  return static_cast<uint16_t>(utf8proc_get_property(c)->combining_class);
+}
+
+// utf8proc's own ordering is quadratic in the length of a run of marks, so runs are sorted here.
+void SortMarks(std::vector<utf8proc_int32_t>& code_points) {
+  auto it = code_points.begin();
+  while (it != code_points.end()) {
+    if (CombiningClass(*it) == 0) {
+      ++it;
+      continue;
+    }
+    const auto end = std::find_if(it, code_points.end(),
+                                  [](utf8proc_int32_t c) { return CombiningClass(c) == 0; });
+    std::stable_sort(it, end, [](utf8proc_int32_t a, utf8proc_int32_t b) {
+      return CombiningClass(a) < CombiningClass(b);
+    });
+    it = end;
+  }
+}
+
+void AppendNormalized(std::string_view stretch, std::string& out) {
+  constexpr auto kDecompose = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | UTF8PROC_STABLE);
+  constexpr auto kCompose = static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+  std::vector<utf8proc_int32_t> code_points;
+  code_points.reserve(stretch.size() / 2 + 1);
+  for (size_t offset = 0; offset < stretch.size();) {
+    const CodePoint c = CodePointAt(stretch, offset);
+    std::array<utf8proc_int32_t, 8> parts;  // 4 is the longest canonical decomposition
+    int boundary_class = 0;
+    const utf8proc_ssize_t count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts.data(),
+                                std::ssize(parts), kDecompose, &boundary_class);
+    CHECK(count >= 0 && count <= std::ssize(parts)) << "count=" << count;
+    code_points.insert(code_points.end(), parts.begin(), parts.begin() + count);
+    offset += c.length;
+  }
+  SortMarks(code_points);
+  const utf8proc_ssize_t length = utf8proc_normalize_utf32(
+      code_points.data(), static_cast<utf8proc_ssize_t>(code_points.size()), kCompose);
+  CHECK(length >= 0) << "length=" << length;
+  for (utf8proc_ssize_t i = 0; i < length; ++i) {
+    AppendCodePoint(static_cast<char32_t>(code_points[static_cast<size_t>(i)]), out);
+  }
+}
+
+}  // namespace
+
+std::optional<std::string> NormalizeNfc(std::string_view text) {
+  std::string out;
+  size_t copied = 0;        // text before it is in `out`, normalized
+  size_t last_starter = 0;  // the last inert code point: what follows may combine with it
+  size_t offset = 0;
+  while (offset < text.size()) {
+    if (static_cast<uint8_t>(text[offset]) < 0x80) {
+      last_starter = offset++;
+      continue;
+    }
+    CodePoint c = CodePointAt(text, offset);
+    if (IsInert(c.value)) {
+      last_starter = offset;
+      offset += c.length;
+      continue;
+    }
+    size_t end = offset;
+    do {
+      end += c.length;
+      if (end == text.size()) break;
+      c = CodePointAt(text, end);
+    } while (!IsInert(c.value));
+    out.append(text.substr(copied, last_starter - copied));
+    AppendNormalized(text.substr(last_starter, end - last_starter), out);
+    copied = end;
+    last_starter = end;
+    offset = end;
+  }
+  if (copied == 0) return std::nullopt;
+  out.append(text.substr(copied));
+  return out;
+}
+
+}  // namespace longhaul::text
