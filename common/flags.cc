@@ -41,7 +41,9 @@ void ConfigFlags::AddTo(CLI::App& app, ConfigFields fields) {
 }
 
 absl::Status ConfigFlags::Resolve() const {
-  if (!config_file_.empty()) RETURN_IF_ERROR(ApplyYamlFile(fields_, config_file_));
+  if (!config_file_.empty()) {
+    RETURN_IF_ERROR(ApplyYamlFile(fields_, config_file_));
+  }
   for (const ConfigField& field : fields_) {
     const std::vector<std::string>& given = given_.at(field.name);
     if (given.empty()) continue;

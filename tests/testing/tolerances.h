@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cmath>
+
+namespace longhaul::testing {
+
+// How far a kernel may be from its reference in double: |a - b| <= abs + rel * |b| for each element.
+// One table for all of them; each entry says where its size comes from. u = 2^-24 is half an ulp of 1
+// in fp32. Inputs of kernel tests are standard normal unless a test says otherwise.
+struct Tolerance {
+  double abs;
+  double rel;
+};
+
+// Both sides round the true cosine of the same fp32 angle; they may fall to different sides of a tie.
+inline constexpr Tolerance kRopeTableTolerance = {6.0e-8, 0};
+
+// Three products or sums of values up to about 8: 3 * 8 u, and room for a large draw.
+inline constexpr Tolerance kRopeTolerance = {3e-6, 0};
+
+// As above, then one rounding to 8 bits that may fall to the other neighbour: an ulp is 2^-7.
+inline constexpr Tolerance kRopeBFloat16Tolerance = {3e-6, 0.0079};
+
+// A score is a chain of D <= 128 FMAs of size about sqrt(D) (error about 3e-6 before the scale of
+// 1 / sqrt(D)); exp carries it over as a relative error of the weights, and sums of up to some
+// thousand weights add their own u each. Outputs are averages, smaller than 1.
+inline constexpr Tolerance kAttentionTolerance = {3e-6, 3e-6};
+
+// The log of the same sum, of size 1 to 10.
+inline constexpr Tolerance kLseTolerance = {4e-6, 1e-6};
+
+// DCA against relative distances: angles are fp32 products (error u * angle, up to 4e-5 rad at the
+// 640 of the test's chunk_size), so scores differ by some 1e-5 to 1e-4, outputs by less.
+inline constexpr Tolerance kDcaDistanceTolerance = {1e-4, 0};
+
+// Sum of k products, any order: errors grow like a walk, u * sqrt(k) per term of size 1 and sqrt(k)
+// terms' size; 6 deviations.
+inline Tolerance GemmTolerance(double k) { return {6 * 6e-8 * std::sqrt(k) * std::sqrt(k) / 2 + 1e-6, 0}; }
+
+// x + y is correctly rounded on both sides.
+inline constexpr Tolerance kAddTolerance = {0, 0};
+
+// Sum of squares (positive terms, in 16 lanes), a square root, a division, two products.
+inline constexpr Tolerance kRmsNormTolerance = {1e-9, 1e-6};
+
+// exp within 2 ulp, a sum, a quotient, a product.
+inline constexpr Tolerance kSiluMulTolerance = {1e-30, 6e-7};
+
+// Both sides sum in double and round once; logprobs are of size 1 to 30.
+inline constexpr Tolerance kLogprobTolerance = {1e-6, 2e-7};
+
+}  // namespace longhaul::testing
