@@ -1,0 +1,133 @@
+#include "common/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "common/logging.h"
+
+namespace longhaul {
+namespace {
+
+// A sample's weight after n more samples is kForget^n: about 50 units are remembered.
+constexpr double kForget = 0.98;
+// Keeps the solve regular while fewer than four different shapes were seen; in units of squared
+// relative error, far below what a sample weighs.
+constexpr double kRidge = 1e-9;
+// Features are divided by these, so that all terms of a usual chunk are near 1.
+constexpr double kScale[4] = {1.0, 1e4, 1e3, 1e7};
+
+// Solves the symmetric positive definite system of the first n rows by Cholesky; nullopt if
+// singular.
+std::optional<std::array<double, 4>> Solve(std::array<std::array<double, 4>, 4> m,
+                                           std::array<double, 4> v, int n) {
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= i; ++j) {
+      double sum = m[i][j];
+      for (int k = 0; k < j; ++k) sum -= m[i][k] * m[j][k];
+      if (i == j) {
+        if (sum <= 0) return std::nullopt;
+        m[i][i] = std::sqrt(sum);
+      } else {
+        m[i][j] = sum / m[j][j];
+      }
+    }
+  }
+  for (int i = 0; i < n; ++i) {
+    for (int k = 0; k < i; ++k) v[i] -= m[i][k] * v[k];
+    v[i] /= m[i][i];
+  }
+  for (int i = n - 1; i >= 0; --i) {
+    for (int k = i + 1; k < n; ++k) v[i] -= m[k][i] * v[k];
+    v[i] /= m[i][i];
+  }
+  return v;
+}
+
+}  // namespace
+
+void UnitShape::Add(int64_t history, int64_t count) {
+  const double l = static_cast<double>(history);
+  const double x = static_cast<double>(count);
+  history_tokens += l;
+  new_tokens += x;
+  pairs += 2 * l * x + x * x;
+}
+
+double PredictSeconds(const CostCoefficients& cost, const UnitShape& shape) {
+  return cost.c + cost.g * shape.history_tokens + cost.b * shape.new_tokens + cost.a * shape.pairs;
+}
+
+double PredictPrefillSeconds(const CostCoefficients& cost, int64_t history, int64_t count,
+                             int64_t chunk) {
+  CHECK(chunk > 0 && history >= 0) << "chunk=" << chunk << " history=" << history;
+  if (count <= 0) return 0;
+  const double l = static_cast<double>(history);
+  const double x = static_cast<double>(count);
+  const double n = std::ceil(x / static_cast<double>(chunk));
+  const double sum_of_histories = n * l + static_cast<double>(chunk) * n * (n - 1) / 2;
+  return cost.c * n + cost.g * sum_of_histories + cost.b * x + cost.a * (2 * l * x + x * x);
+}
+
+CostModel::CostModel(const CostCoefficients& prior) : coefficients_(prior), known_(true) {
+  // The prior counts as a few samples of usual shapes that took what it predicts.
+  for (const auto& [history, count] :
+       {std::pair{0, 256}, {0, 8192}, {65536, 8192}, {524288, 8192}}) {
+    UnitShape shape;
+    shape.Add(history, count);
+    Observe(shape, PredictSeconds(prior, shape));
+  }
+}
+
+void CostModel::Observe(const UnitShape& shape, double seconds) {
+  if (!(seconds > 0) || !(shape.new_tokens > 0)) return;
+  const Vector feature = {1 / kScale[0] / seconds, shape.history_tokens / kScale[1] / seconds,
+                          shape.new_tokens / kScale[2] / seconds,
+                          shape.pairs / kScale[3] / seconds};
+  for (int i = 0; i < kTerms; ++i) {
+    for (int j = 0; j < kTerms; ++j) {
+      normal_[i][j] = kForget * normal_[i][j] + feature[i] * feature[j];
+    }
+    moment_[i] = kForget * moment_[i] + feature[i];  // the target is 1: seconds / seconds
+  }
+  known_ = true;
+  Fit();
+}
+
+void CostModel::Fit() {
+  double best_error = 0;  // of the empty support, less the constant sum of squared targets
+  Vector best{};
+  for (int support = 1; support < 1 << kTerms; ++support) {
+    std::array<Vector, kTerms> m{};
+    Vector v{};
+    int index[kTerms];
+    int n = 0;
+    for (int i = 0; i < kTerms; ++i) {
+      if (support >> i & 1) index[n++] = i;
+    }
+    for (int i = 0; i < n; ++i) {
+      for (int j = 0; j < n; ++j) m[i][j] = normal_[index[i]][index[j]];
+      m[i][i] *= 1 + kRidge;
+      m[i][i] += kRidge;
+      v[i] = moment_[index[i]];
+    }
+    const std::optional<Vector> solution = Solve(m, v, n);
+    if (!solution) continue;
+    bool feasible = true;
+    double error = 0;  // at a support's optimum the error is -moment . solution
+    for (int i = 0; i < n; ++i) {
+      feasible = feasible && (*solution)[i] >= 0 && std::isfinite((*solution)[i]);
+      error -= v[i] * (*solution)[i];
+    }
+    if (!feasible || error >= best_error) continue;
+    best_error = error;
+    best = {};
+    for (int i = 0; i < n; ++i) best[index[i]] = (*solution)[i];
+  }
+  coefficients_ = {.c = best[0] / kScale[0],
+                   .g = best[1] / kScale[1],
+                   .b = best[2] / kScale[2],
+                   .a = best[3] / kScale[3]};
+}
+
+}  // namespace longhaul

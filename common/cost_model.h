@@ -1,0 +1,68 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace longhaul {
+
+// t(L, x) = c + gL + bx + a(2Lx + x^2): seconds to run x new tokens behind L processed ones through
+// the whole model. c: cost of a unit; g: reading the history; b: linear layers; a: attention pairs.
+struct CostCoefficients {
+  double c = 0;
+  double g = 0;
+  double b = 0;
+  double a = 0;
+};
+
+// What a unit costs, as sums over its slices: t is linear in them, so a batch is priced like one
+// chunk.
+struct UnitShape {
+  double history_tokens = 0;  // sum of L
+  double new_tokens = 0;      // sum of x
+  double pairs = 0;           // sum of 2Lx + x^2
+
+  void Add(int64_t history, int64_t count);
+};
+
+// Seconds of one unit.
+double PredictSeconds(const CostCoefficients& cost, const UnitShape& shape);
+
+// Seconds to prefill `count` tokens behind `history`, cut into units of `chunk` > 0 tokens. Closed
+// form: the attention term does not depend on the cut.
+double PredictPrefillSeconds(const CostCoefficients& cost, int64_t history, int64_t count,
+                             int64_t chunk);
+
+// Fits the coefficients to what units took. Thread-compatible; the leader's engine thread feeds it
+// and its coefficients travel to the routers, who predict with the functions above.
+//
+// Least squares of the relative error with exponential forgetting, so that a unit of 50 ms counts
+// as much as one of 5 s and the fit follows a machine that slows down. Coefficients are never
+// negative: the non-negative optimum is found exactly, over the 15 supports of four coefficients.
+// O(1) a call.
+class CostModel {
+ public:
+  CostModel() = default;
+  // Starts from coefficients known before (of the same model and hardware); samples move them.
+  explicit CostModel(const CostCoefficients& prior);
+
+  // A unit of this shape took `seconds`. Ignored unless seconds > 0 and shape.new_tokens > 0. Feed
+  // units with prefill only: decode steps have another rate and would crowd them out.
+  void Observe(const UnitShape& shape, double seconds);
+
+  // False until something was observed or given: predictions are then zero.
+  bool known() const { return known_; }
+  const CostCoefficients& coefficients() const { return coefficients_; }
+
+ private:
+  static constexpr int kTerms = 4;
+  using Vector = std::array<double, kTerms>;
+
+  void Fit();
+
+  std::array<Vector, kTerms> normal_{};  // weighted sum of outer products of scaled features
+  Vector moment_{};                      // weighted sum of scaled features times seconds
+  CostCoefficients coefficients_;
+  bool known_ = false;
+};
+
+}  // namespace longhaul
