@@ -1,0 +1,78 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/cost_model.h"
+#include "common/types.h"
+
+namespace longhaul::router {
+
+// What a group said about itself when the Watch began.
+struct GroupLimits {
+  std::string model;  // served name
+  Digest model_digest;
+  int32_t max_model_len = 0;       // tokens
+  int32_t kv_blocks = 0;           // in all, of kKvBlockTokens tokens
+  int32_t max_waiting_long = 1;    // long jobs that the leader lets wait
+  int32_t long_prompt_tokens = 0;  // a prompt from this length on is a long job; 0 = none is
+};
+
+// The last load event.
+struct GroupLoad {
+  uint64_t sequence = 0;  // of this Watch; 0 = none came yet
+  int32_t running_requests = 0;
+  int32_t waiting_requests = 0;
+  double queued_seconds = 0;  // predicted time of the prompt tokens admitted and not yet processed
+  int32_t free_kv_blocks = 0;
+  bool ready = false;
+  bool draining = false;
+  CostCoefficients cost;  // zero until the leader has fitted them
+};
+
+// Work that this router sent and that the group's load does not show yet.
+struct GroupCharge {
+  int32_t requests = 0;
+  int32_t waiting_long = 0;  // long jobs of this router whose prefill has not begun
+  double seconds = 0;        // predicted prefill
+  int64_t kv_blocks = 0;
+};
+
+struct Group {
+  std::string address;
+  uint64_t incarnation = 0;
+  GroupLimits limits;
+  GroupLoad load;
+  GroupCharge charge;
+
+  bool healthy() const { return load.ready && !load.draining; }
+  bool IsLong(int32_t prompt_tokens) const {
+    return limits.long_prompt_tokens > 0 && prompt_tokens >= limits.long_prompt_tokens;
+  }
+  // Seconds of prefill, once it runs; 0 while the group has no prediction.
+  double PrefillSeconds(int32_t prompt_tokens) const {
+    // The leader chooses its chunks itself; their size moves only the small terms c and g.
+    constexpr int64_t kAssumedChunkTokens = 8192;
+    return PredictPrefillSeconds(load.cost, 0, prompt_tokens, kAssumedChunkTokens);
+  }
+};
+
+// The groups whose Watch stands, by address. An immutable value once published: readers hold a
+// shared_ptr<const ClusterView>. Published without charges; the dispatch thread adds its own.
+struct ClusterView {
+  std::vector<Group> groups;
+
+  int32_t num_healthy() const {
+    return static_cast<int32_t>(
+        std::count_if(groups.begin(), groups.end(), [](const Group& g) { return g.healthy(); }));
+  }
+};
+
+// KV blocks that hold `tokens`.
+inline int64_t KvBlocksFor(int64_t tokens) {
+  return (tokens + kKvBlockTokens - 1) / kKvBlockTokens;
+}
+
+}  // namespace longhaul::router

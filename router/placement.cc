@@ -1,0 +1,74 @@
+#include "router/placement.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace longhaul::router {
+namespace {
+
+// Requests that the group has or is about to have.
+int32_t NumRequests(const Group& group) {
+  return group.load.running_requests + group.load.waiting_requests + group.charge.requests;
+}
+
+int64_t FreeKvBlocks(const Group& group) {
+  return group.load.free_kv_blocks - group.charge.kv_blocks;
+}
+
+bool HasRoomNow(const Group& group, const PlacementRequest& request) {
+  const bool avoided =
+      std::find(request.avoid.begin(), request.avoid.end(),
+                GroupLife{group.address, group.incarnation}) != request.avoid.end();
+  if (avoided) return false;
+  if (group.IsLong(request.prompt_tokens) &&
+      group.charge.waiting_long >= std::max(group.limits.max_waiting_long, 1)) {
+    return false;
+  }
+  // An idle group frees nothing by waiting: its leader is the better judge of what fits.
+  return NumRequests(group) == 0 || FreeKvBlocks(group) >= KvBlocksFor(request.prompt_tokens);
+}
+
+double PredictedSeconds(const Group& group, const PlacementRequest& request) {
+  return group.load.queued_seconds + group.charge.seconds +
+         group.PrefillSeconds(request.prompt_tokens);
+}
+
+}  // namespace
+
+Placement Place(const ClusterView& view, const PlacementRequest& request) {
+  Placement placement;
+  int32_t num_healthy = 0;
+  int32_t num_long_enough = 0;
+  const Group* best = nullptr;
+  const auto rank = [&request](const Group& group) {
+    return std::tuple(PredictedSeconds(group, request), NumRequests(group), -FreeKvBlocks(group));
+  };
+  const int64_t total_tokens = int64_t{request.prompt_tokens} + request.max_tokens;
+  for (size_t i = 0; i < view.groups.size(); ++i) {
+    const Group& group = view.groups[i];
+    if (!group.healthy() || group.limits.model != request.model) continue;
+    ++num_healthy;
+    placement.max_model_len = std::max(placement.max_model_len, group.limits.max_model_len);
+    if (total_tokens > group.limits.max_model_len) continue;
+    ++num_long_enough;
+    if (!HasRoomNow(group, request)) continue;
+    if (best == nullptr || rank(group) < rank(*best)) {
+      best = &group;
+      placement.group = i;
+    }
+  }
+  if (best == nullptr) {
+    placement.outcome = num_healthy == 0       ? PlacementOutcome::kNoHealthy
+                        : num_long_enough == 0 ? PlacementOutcome::kTooLong
+                                               : PlacementOutcome::kFull;
+    return placement;
+  }
+  placement.outcome = PlacementOutcome::kPlaced;
+  placement.charge.requests = 1;
+  placement.charge.waiting_long = best->IsLong(request.prompt_tokens) ? 1 : 0;
+  placement.charge.seconds = best->PrefillSeconds(request.prompt_tokens);
+  placement.charge.kv_blocks = KvBlocksFor(request.prompt_tokens);
+  return placement;
+}
+
+}  // namespace longhaul::router
