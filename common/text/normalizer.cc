@@ -18,7 +18,35 @@ constexpr char32_t kFirstSuspect = 0x300;
 constexpr char32_t kHangulSyllablesBegin = 0xAC00;
 constexpr char32_t kHangulSyllablesEnd = 0xD7A4;
 
-bool IsConjoiningVowelOrTail(char32_t c) { return c >= 0x1160 && c <= 0x11FF; }
+// The jamo that combine with the syllable before them: vowels and final consonants. (Not U+11A7,
+// one below the consonants: utf8proc 2.8 loses it when it follows a syllable.)
+bool IsConjoiningJamo(char32_t c) {
+  return (c >= 0x1161 && c <= 0x1175) || (c >= 0x11A8 && c <= 0x11C2);
+}
+
+struct CodePointRange {
+  char32_t first;
+  char32_t last;
+};
+// Marks that Unicode 10 to 15 added. Hugging Face normalizes by the tables of Unicode 9, to which
+// they are unknown: they neither move nor combine, and so it must be here for its ids.
+constexpr std::array<CodePointRange, 37> kNewerMarks = {{
+    {0x07FD, 0x07FD},   {0x0898, 0x089F},   {0x08CA, 0x08D3},   {0x09FE, 0x09FE},
+    {0x0C3C, 0x0C3C},   {0x0D3B, 0x0D3C},   {0x0EBA, 0x0EBA},   {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},   {0x10D24, 0x10D27},
+    {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50}, {0x10F82, 0x10F85},
+    {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E}, {0x11839, 0x1183A},
+    {0x11930, 0x11930}, {0x1193D, 0x1193E}, {0x11943, 0x11943}, {0x119E0, 0x119E0},
+    {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99}, {0x11D42, 0x11D42},
+    {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1},
+    {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
+    {0x1E4EC, 0x1E4EF},
+}};
+
+bool IsNewerMark(char32_t c) {
+  const auto range = std::ranges::lower_bound(kNewerMarks, c, {}, &CodePointRange::last);
+  return range != kNewerMarks.end() && range->first <= c;
+}
 
 // True if `c` alone, and before or after any other code point that is inert too, is NFC: it does
 // not decompose, is no mark and combines with nothing before it. (Marks stand for "may combine with
@@ -26,12 +54,11 @@ bool IsConjoiningVowelOrTail(char32_t c) { return c >= 0x1160 && c <= 0x11FF; }
 bool IsInert(char32_t c) {
   if (c < kFirstSuspect) return true;
   if (c >= kHangulSyllablesBegin && c < kHangulSyllablesEnd) return true;
-  if (IsConjoiningVowelOrTail(c)) return false;
+  if (IsConjoiningJamo(c)) return false;
   const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
-  if (property->combining_class != 0) return false;
-  if (property->category == UTF8PROC_CATEGORY_MN || property->category == UTF8PROC_CATEGORY_MC ||
-      property->category == UTF8PROC_CATEGORY_ME) {
-    return false;
+  if (property->combining_class != 0 || property->category == UTF8PROC_CATEGORY_MN ||
+      property->category == UTF8PROC_CATEGORY_MC || property->category == UTF8PROC_CATEGORY_ME) {
+    return IsNewerMark(c);
   }
   const bool canonical = property->decomp_type == 0;
   return !(canonical && property->decomp_seqindex != UINT16_MAX);
