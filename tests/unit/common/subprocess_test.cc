@@ -45,7 +45,7 @@ TEST(Subprocess, ReadsLinesThenTheEnd) {
 }
 
 TEST(Subprocess, ReadLineEndsAtTheDeadline) {
-  const auto child = Shell("sleep 30");
+  const auto child = Shell("exec sleep 30");
   EXPECT_THAT(child->ReadLine(absl::Now() + absl::Milliseconds(20)),
               StatusIs(absl::StatusCode::kDeadlineExceeded, HasSubstr("deadline")));
   EXPECT_EQ(child->Poll(), std::nullopt);
@@ -53,7 +53,7 @@ TEST(Subprocess, ReadLineEndsAtTheDeadline) {
 
 TEST(Subprocess, StopTerminatesAndThenKills) {
   EXPECT_EQ(Shell("exec sleep 30")->Stop(absl::Seconds(20)).signal, SIGTERM);
-  const auto stubborn = Shell("trap '' TERM; echo up; while :; do sleep 1; done");
+  const auto stubborn = Shell("trap '' TERM; echo up; exec sleep 30");
   ASSERT_OK(stubborn->ReadLine(Soon()));
   EXPECT_EQ(stubborn->Stop(absl::Milliseconds(100)).signal, SIGKILL);
 }
@@ -66,7 +66,7 @@ TEST(Subprocess, AMissingProgramIsNamed) {
 TEST(Subprocess, DestructionEndsTheChild) {
   pid_t pid = 0;
   {
-    const auto child = Shell("sleep 30");
+    const auto child = Shell("exec sleep 30");
     pid = child->pid();
   }
   EXPECT_EQ(kill(pid, 0), -1);
