@@ -1,0 +1,231 @@
+#include "worker/leader/batch_scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+
+namespace longhaul::worker::leader {
+namespace {
+
+bool Before(const Sequence* a, const Sequence* b) {
+  if (a->request.priority != b->request.priority) return a->request.priority > b->request.priority;
+  return a->order < b->order;
+}
+
+void InsertInOrder(std::vector<Sequence*>& line, Sequence* sequence) {
+  line.insert(std::upper_bound(line.begin(), line.end(), sequence, Before), sequence);
+}
+
+}  // namespace
+
+BatchScheduler::BatchScheduler(const SchedulerLimits& limits, const StopRule& stop_rule)
+    : limits_(limits), stop_rule_(stop_rule), planner_(kKvBlockTokens) {
+  // Else a full batch of decodes would leave prefill no room for one block, for ever.
+  CHECK(limits.max_num_batched_tokens >= limits.max_num_seqs + kKvBlockTokens)
+      << "max_num_batched_tokens=" << limits.max_num_batched_tokens
+      << " max_num_seqs=" << limits.max_num_seqs;
+  CHECK(limits.max_num_seqs > 0 && limits.max_plans_in_flight > 0 && limits.num_layers > 0);
+}
+
+int32_t BatchScheduler::BlocksFor(int64_t tokens) {
+  return static_cast<int32_t>((tokens + kKvBlockTokens - 1) / kKvBlockTokens);
+}
+
+int32_t BatchScheduler::ReservationOf(const Sequence& sequence) const {
+  return BlocksFor(sequence.prompt_tokens() + sequence.request.stopping.max_tokens);
+}
+
+absl::Status BatchScheduler::CheckFits(int64_t prompt_tokens, int64_t max_tokens) const {
+  if (prompt_tokens + max_tokens > limits_.max_model_len) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt has ", prompt_tokens, " tokens and max_tokens is ", max_tokens, ", together ",
+        prompt_tokens + max_tokens, "; limit ", limits_.max_model_len, " (--max-model-len)"));
+  }
+  if (group_up_ && BlocksFor(prompt_tokens + max_tokens) > num_blocks()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompt and max_tokens need ", BlocksFor(prompt_tokens + max_tokens), " KV blocks of ",
+        kKvBlockTokens, " tokens; the group has ", num_blocks(), " (--kv-cache-gib)"));
+  }
+  return absl::OkStatus();
+}
+
+bool BatchScheduler::CanStart(int32_t num_blocks) const {
+  return group_up_ && static_cast<int32_t>(running_.size()) < limits_.max_num_seqs &&
+         num_blocks <= num_free_blocks();
+}
+
+absl::Status BatchScheduler::CheckRoom(int64_t prompt_tokens, int64_t max_tokens) const {
+  if (waiting_.empty() && CanStart(BlocksFor(prompt_tokens + max_tokens))) return absl::OkStatus();
+  if (static_cast<int32_t>(waiting_.size()) >= limits_.max_waiting) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(waiting_.size(), " requests wait, limit ", limits_.max_waiting));
+  }
+  if (prompt_tokens < limits_.long_prompt_tokens) return absl::OkStatus();
+  const auto num_long = std::count_if(waiting_.begin(), waiting_.end(), [this](const Sequence* s) {
+    return s->prompt_tokens() >= limits_.long_prompt_tokens;
+  });
+  if (num_long >= limits_.max_waiting_long) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(num_long, " prompts of ", limits_.long_prompt_tokens,
+                     " tokens or more wait, limit ", limits_.max_waiting_long));
+  }
+  return absl::OkStatus();
+}
+
+Sequence& BatchScheduler::Enqueue(Request request) {
+  auto owned = std::make_unique<Sequence>(std::move(request));
+  Sequence& sequence = *owned;
+  sequence.order = next_order_++;
+  sequences_.emplace(sequence.order, std::move(owned));
+  InsertInOrder(waiting_, &sequence);
+  StartWaiting();
+  return sequence;
+}
+
+void BatchScheduler::End(Sequence& sequence) {
+  CHECK(!sequence.ended) << "sequence=" << sequence.id;
+  sequence.ended = true;
+  std::erase(waiting_, &sequence);
+  std::erase(running_, &sequence);
+  // The ranks run plans in order, so the end may travel behind plans that still name the sequence.
+  if (sequence.planned_tokens > 0) unsent_ends_.push_back(sequence.id);
+  if (sequence.plans_in_flight == 0) Free(sequence);
+}
+
+void BatchScheduler::Free(Sequence& sequence) {
+  blocks_.Release(sequence.blocks);
+  sequences_.erase(sequence.order);
+  StartWaiting();
+}
+
+void BatchScheduler::GroupUp(int32_t num_blocks) {
+  CHECK(!group_up_ && in_flight_.empty() && running_.empty());
+  blocks_ = BlockAllocator(num_blocks);
+  group_up_ = true;
+  next_step_id_ = 1;
+  next_sequence_id_ = 1;
+  StartWaiting();
+}
+
+std::vector<Sequence*> BatchScheduler::GroupDown() {
+  group_up_ = false;
+  in_flight_.clear();
+  unsent_ends_.clear();
+  blocks_ = BlockAllocator(0);
+  std::erase_if(sequences_, [](const auto& entry) { return entry.second->ended; });
+  std::vector<Sequence*> lost = std::exchange(running_, {});
+  for (Sequence* s : lost) {
+    s->planned_tokens = s->processed_tokens = 0;
+    s->blocks.clear();
+    s->blocks_sent = s->plans_in_flight = 0;
+    s->sample_in_flight = s->running = false;
+    InsertInOrder(waiting_, s);
+  }
+  return lost;
+}
+
+void BatchScheduler::StartWaiting() {
+  while (!waiting_.empty()) {
+    Sequence& head = *waiting_.front();
+    const int32_t needed = ReservationOf(head);
+    if (!CanStart(needed)) return;
+    head.blocks = blocks_.Allocate(needed).value();
+    head.id = next_sequence_id_++;
+    head.running = true;
+    waiting_.erase(waiting_.begin());
+    InsertInOrder(running_, &head);
+  }
+}
+
+Slice BatchScheduler::MakeSlice(Sequence& s, int64_t count) {
+  Slice slice = {.sequence_id = s.id, .begin = s.planned_tokens};
+  const int64_t end = s.planned_tokens + count;
+  if (s.prefilling()) {
+    slice.token_ids.assign(s.request.prompt.begin() + s.planned_tokens,
+                           s.request.prompt.begin() + end);
+    slice.sample = end == s.prompt_tokens() && s.request.stopping.max_tokens > 0;
+  } else {
+    slice.token_ids = {s.output.back()};
+    slice.sample = true;
+  }
+  slice.first_table_entry = s.blocks_sent;
+  const int32_t blocks_needed = BlocksFor(end);
+  slice.new_block_ids.assign(s.blocks.begin() + s.blocks_sent, s.blocks.begin() + blocks_needed);
+  s.blocks_sent = blocks_needed;
+  return slice;
+}
+
+void BatchScheduler::AddSlice(Sequence& s, int64_t count, StepPlan& plan, PlannedStep& step) {
+  if (s.planned_tokens == 0) {
+    plan.starts.push_back({.sequence_id = s.id,
+                           .sampling = s.request.sampling,
+                           .prompt_tokens = static_cast<int32_t>(s.prompt_tokens()),
+                           .cached_prompt_ids = {},
+                           .replayed_output_ids = {},
+                           .end_token_ids = stop_rule_.Banned(s.request),
+                           .min_tokens = s.request.stopping.min_tokens});
+  }
+  step.has_prefill = step.has_prefill || s.prefilling();
+  Slice slice = MakeSlice(s, count);
+  step.shape.Add(slice.begin, count);
+  step.slices.push_back(
+      {.sequence = &s, .begin = slice.begin, .count = count, .sample = slice.sample});
+  s.planned_tokens += count;
+  s.sample_in_flight = slice.sample;
+  ++s.plans_in_flight;
+  plan.units.front().slices.push_back(std::move(slice));
+}
+
+std::optional<StepPlan> BatchScheduler::Next() {
+  if (!group_up_ || static_cast<int32_t>(in_flight_.size()) >= limits_.max_plans_in_flight) {
+    return std::nullopt;
+  }
+  StepPlan plan = {.step_id = next_step_id_, .starts = {}, .units = {}, .ends = {}};
+  plan.units.push_back(
+      {.unit_id = next_unit_id_, .layer_begin = 0, .layer_end = limits_.num_layers, .slices = {}});
+  PlannedStep step = {.step_id = next_step_id_, .slices = {}, .shape = {}};
+  int64_t budget = limits_.max_num_batched_tokens;
+  for (Sequence* s : running_) {
+    if (!s->decode_ready() || budget == 0) continue;
+    AddSlice(*s, 1, plan, step);
+    --budget;
+  }
+  for (Sequence* s : running_) {
+    if (!s->prefilling()) continue;
+    const int64_t count = planner_.NextChunk(s->planned_tokens, s->prompt_tokens(), budget);
+    if (count == 0) continue;  // less than a block is left: a shorter rest may still fit
+    AddSlice(*s, count, plan, step);
+    budget -= count;
+  }
+  if (step.slices.empty()) plan.units.clear();
+  plan.ends = std::exchange(unsent_ends_, {});
+  if (plan.units.empty() && plan.ends.empty()) return std::nullopt;
+  ++next_step_id_;
+  ++next_unit_id_;
+  in_flight_.push_back(std::move(step));
+  return plan;
+}
+
+absl::StatusOr<PlannedStep> BatchScheduler::Retire(StepId step_id) {
+  if (in_flight_.empty() || in_flight_.front().step_id != step_id) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("step ", step_id, " is done, but the oldest in flight is ",
+                     in_flight_.empty() ? 0 : in_flight_.front().step_id));
+  }
+  PlannedStep step = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  for (PlannedSlice& slice : step.slices) {
+    Sequence& s = *slice.sequence;
+    --s.plans_in_flight;
+    s.processed_tokens = slice.begin + slice.count;
+    if (slice.sample) s.sample_in_flight = false;
+    if (!s.ended) continue;
+    slice.sequence = nullptr;
+    if (s.plans_in_flight == 0) Free(s);
+  }
+  return step;
+}
+
+}  // namespace longhaul::worker::leader

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/cost_model.h"
+#include "common/types.h"
+#include "worker/leader/block_allocator.h"
+#include "worker/leader/chunk_planner.h"
+#include "worker/leader/sequence.h"
+#include "worker/leader/stop_rule.h"
+#include "worker/step_plan.h"
+
+namespace longhaul::worker::leader {
+
+struct SchedulerLimits {
+  int32_t max_model_len = 0;           // prompt and output tokens of one request
+  int32_t max_num_batched_tokens = 0;  // tokens of one unit; >= max_num_seqs + kKvBlockTokens
+  int32_t max_num_seqs = 0;            // running at the same time
+  int32_t max_waiting = 0;             // requests that may wait
+  int32_t max_waiting_long = 1;        // of them, long jobs
+  int32_t long_prompt_tokens = 0;      // a prompt from this length on is a long job
+  int32_t num_layers = 0;
+  int32_t max_plans_in_flight = 1;  // pipeline stages
+};
+
+// One sequence's share of a planned step. `sequence` is null once the sequence has ended.
+struct PlannedSlice {
+  Sequence* sequence = nullptr;
+  int64_t begin = 0;
+  int64_t count = 0;
+  bool sample = false;
+};
+
+// What the scheduler remembers of a plan until it retires.
+struct PlannedStep {
+  StepId step_id = 0;
+  std::vector<PlannedSlice> slices;
+  UnitShape shape;
+  bool has_prefill = false;
+};
+
+// Decides what the group runs next: decodes first, then prefill chunks, in order of priority and
+// then of arrival, up to max_num_batched_tokens. Owns the sequences and the KV blocks.
+//
+// A sequence runs only when the blocks of its prompt and max_tokens are reserved, so nothing that
+// runs can fail for lack of KV. The line is strict: a head that does not fit holds those behind it,
+// or a stream of short requests would keep a long job waiting for ever.
+//
+// No I/O, no clock, no locks; thread-compatible, owned by the engine core. Several plans may be in
+// flight: a chunk that is not a prompt's last waits for no token.
+class BatchScheduler {
+ public:
+  // `stop_rule` is borrowed.
+  BatchScheduler(const SchedulerLimits& limits, const StopRule& stop_rule);
+
+  // Whether such a request can ever run. kInvalidArgument: never, the message names what to change.
+  absl::Status CheckFits(int64_t prompt_tokens, int64_t max_tokens) const;
+  // Whether it could start or wait now. kResourceExhausted: the line is full.
+  absl::Status CheckRoom(int64_t prompt_tokens, int64_t max_tokens) const;
+
+  // Takes the request in; it starts at once if nothing is ahead of it and it fits. The reference is
+  // valid until End. Precondition: CheckFits and CheckRoom.
+  Sequence& Enqueue(Request request);
+
+  // No further unit is planned for it. Its blocks drop when the last plan that names it retires.
+  void End(Sequence& sequence);
+
+  // Ranks are up, with these blocks. Precondition: no group is up.
+  void GroupUp(int32_t num_blocks);
+  // Ranks are gone and the plans with them. Returns the sequences that were running; they wait
+  // again, from their first token, in their old place.
+  std::vector<Sequence*> GroupDown();
+
+  // The next plan, or nullopt if there is nothing to do or enough is in flight. in_flight().back()
+  // then tells what it holds.
+  std::optional<StepPlan> Next();
+  // The oldest plan was executed. kInvalidArgument if `step_id` is not the oldest.
+  absl::StatusOr<PlannedStep> Retire(StepId step_id);
+
+  const std::deque<PlannedStep>& in_flight() const { return in_flight_; }
+  const std::vector<Sequence*>& running() const { return running_; }  // in order
+  const std::vector<Sequence*>& waiting() const { return waiting_; }  // in order
+  int32_t num_blocks() const { return blocks_.num_blocks(); }
+  int32_t num_free_blocks() const { return blocks_.num_free(); }
+  const SchedulerLimits& limits() const { return limits_; }
+
+ private:
+  static int32_t BlocksFor(int64_t tokens);
+  int32_t ReservationOf(const Sequence& sequence) const;
+  bool CanStart(int32_t num_blocks) const;
+  // Moves from the head of the line to the running ones what fits.
+  void StartWaiting();
+  Slice MakeSlice(Sequence& sequence, int64_t count);
+  void AddSlice(Sequence& sequence, int64_t count, StepPlan& plan, PlannedStep& step);
+  void Free(Sequence& sequence);
+
+  const SchedulerLimits limits_;
+  const StopRule& stop_rule_;
+  const ChunkPlanner planner_;
+  BlockAllocator blocks_{0};
+  bool group_up_ = false;
+  std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by order of arrival
+  std::vector<Sequence*> waiting_;
+  std::vector<Sequence*> running_;
+  std::deque<PlannedStep> in_flight_;
+  std::vector<SequenceId> unsent_ends_;
+  uint64_t next_order_ = 0;
+  StepId next_step_id_ = 1;
+  SequenceId next_sequence_id_ = 1;
+  uint64_t next_unit_id_ = 1;
+};
+
+}  // namespace longhaul::worker::leader
