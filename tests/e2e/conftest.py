@@ -1,0 +1,109 @@
+"""Fixtures of the end-to-end tests: a running cluster, and clients of it."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+SOURCE = pathlib.Path(os.environ["LONGHAUL_SOURCE_DIR"])
+PROGRAMS = pathlib.Path(os.environ["LONGHAUL_BIN_DIR"])
+READY_SECONDS = 60
+
+sys.path.insert(0, str(SOURCE / "tests" / "testing"))
+
+
+class Cluster:
+    """`longhaul serve` on free ports, stopped and checked by `stop`."""
+
+    def __init__(self, *flags, model=SOURCE / "models" / "demo"):
+        self.log = []
+        self.process = subprocess.Popen(
+            [PROGRAMS / "longhaul", "serve", model, "--host", "127.0.0.1", "--port", "0",
+             "--grpc-port", "0", "--device", "cpu", *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        timer = threading.Timer(READY_SECONDS, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line.startswith("ready "):
+            self.process.wait()
+            raise RuntimeError("not ready:\n" + "".join(self.log[-20:]))
+        words = dict(word.split("=", 1) for word in line.split()[1:])
+        self.model = words["model"]
+        self.rest = words["rest"]  # with /v1
+        self.base = self.rest.removesuffix("/v1")
+        self.grpc = words["grpc"]
+
+    def _read_log(self):
+        for line in self.process.stderr:
+            self.log.append(line)
+
+    def children(self):
+        """All processes below the serving one: {pid: command line}."""
+        parents, commands = {}, {}
+        for entry in pathlib.Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if stat[0] != "Z":
+                parents[int(entry.name)] = int(stat[1])
+                commands[int(entry.name)] = command.strip()
+        found, frontier = {}, [self.process.pid]
+        while frontier:
+            parent = frontier.pop()
+            for pid, ppid in parents.items():
+                if ppid == parent:
+                    found[pid] = commands[pid]
+                    frontier.append(pid)
+        return found
+
+    def pid_of(self, words):
+        """The pid of the one child whose command line holds `words`."""
+        pids = [pid for pid, command in self.children().items() if words in command]
+        assert len(pids) == 1, (words, self.children())
+        return pids[0]
+
+    def stop(self, seconds=30):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=seconds)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    running = Cluster()
+    yield running
+    children = running.children()
+    assert running.stop() == 0, "".join(running.log[-20:])
+    alive = [pid for pid in children if pathlib.Path(f"/proc/{pid}").exists()]
+    assert not alive, f"left behind: {alive}"
+
+
+@pytest.fixture(scope="session")
+def stubs():
+    """Python stubs made from the protos alone."""
+    folder = pathlib.Path(os.environ["LONGHAUL_STUB_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    protos = sorted((SOURCE / "proto").rglob("*.proto"))
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-I", SOURCE / "proto",
+         f"--python_out={folder}", f"--grpc_python_out={folder}", *protos], check=True)
+    sys.path.insert(0, str(folder))
+    from longhaul.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+    class Stubs:
+        pass
+    result = Stubs()
+    result.inference = inference_pb2
+    result.service = inference_pb2_grpc
+    result.types = types_pb2
+    return result
