@@ -1,18 +1,17 @@
 #pragma once
 
-#include <cmath>
-
 namespace longhaul::testing {
 
-// How far a kernel may be from its reference in double: |a - b| <= abs + rel * |b| for each element.
-// One table for all of them; each entry says where its size comes from. u = 2^-24 is half an ulp of 1
-// in fp32. Inputs of kernel tests are standard normal unless a test says otherwise.
+// How far a kernel may be from its reference in double: |a - b| <= abs + rel * |b| for each
+// element. One table for all of them; each entry says where its size comes from. u = 2^-24 is half
+// an ulp of 1 in fp32. Inputs of kernel tests are standard normal unless a test says otherwise.
 struct Tolerance {
   double abs;
   double rel;
 };
 
-// Both sides round the true cosine of the same fp32 angle; they may fall to different sides of a tie.
+// Both sides round the true cosine of the same fp32 angle; they may fall to different sides of a
+// tie.
 inline constexpr Tolerance kRopeTableTolerance = {6.0e-8, 0};
 
 // Three products or sums of values up to about 8: 3 * 8 u, and room for a large draw.
@@ -33,9 +32,10 @@ inline constexpr Tolerance kLseTolerance = {4e-6, 1e-6};
 // 640 of the test's chunk_size), so scores differ by some 1e-5 to 1e-4, outputs by less.
 inline constexpr Tolerance kDcaDistanceTolerance = {1e-4, 0};
 
-// Sum of k products, any order: errors grow like a walk, u * sqrt(k) per term of size 1 and sqrt(k)
-// terms' size; 6 deviations.
-inline Tolerance GemmTolerance(double k) { return {6 * 6e-8 * std::sqrt(k) * std::sqrt(k) / 2 + 1e-6, 0}; }
+// Sum of k products in any order: step i rounds a partial sum of size sqrt(i) with a deviation of
+// u * sqrt(i) / sqrt(3); together u * k / sqrt(6), and ten deviations of that. A row that happens
+// to be long has larger partial sums and, mostly, a larger result.
+constexpr Tolerance GemmTolerance(double k) { return {1e-6 + 2.5e-7 * k, 1e-6}; }
 
 // x + y is correctly rounded on both sides.
 inline constexpr Tolerance kAddTolerance = {0, 0};
