@@ -3,7 +3,7 @@
 # A target's headers are reachable only through an include directory of its own,
 # <build>/headers/<target>, a tree of links to exactly the headers it lists. A target sees its own
 # headers and those of its DEPS, so an include along an edge that does not exist does not compile
-# (proved by the test layering.forbidden_include).
+# (proved by tests/layering).
 include(GNUInstallDirs)
 
 function(longhaul_link_headers target)
@@ -22,7 +22,7 @@ endfunction()
 
 # longhaul_library(NAME HEADERS h... SOURCES cc... DEPS targets... [PRIVATE_DEPS targets...])
 # Makes the library and its alias longhaul::NAME. Each header must compile by itself (checked by the
-# target all_verify_interface_header_sets).
+# target all_headers).
 function(longhaul_library name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;SOURCES;DEPS;PRIVATE_DEPS")
   if(arg_UNPARSED_ARGUMENTS)
