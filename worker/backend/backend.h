@@ -1,0 +1,126 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/sampling_params.h"
+#include "common/types.h"
+#include "worker/backend/device_buffer.h"
+#include "worker/tensor.h"
+
+namespace longhaul::worker::backend {
+
+// y = x weight^T + bias, as Hugging Face stores it.
+struct LinearWeight {
+  TensorView weight;  // [N, K]
+  TensorView bias;    // [1, N]; data null = none
+};
+
+enum class KvDType : uint8_t { kFloat32, kBFloat16 };
+
+struct KvShape {
+  int32_t num_kv_heads = 0;  // Hkv
+  int32_t head_dim = 0;      // D
+  KvDType dtype = KvDType::kFloat32;
+};
+
+// One layer's keys and values of all blocks. A view of a buffer of the same backend.
+struct KvLayer {
+  uint8_t* base = nullptr;         // this layer's part of block id 0
+  int64_t block_stride_bytes = 0;  // from block id to block id
+  KvShape shape;
+};
+
+// Consecutive tokens of one sequence that lie in rows [row_begin, row_begin + num_rows) of a unit's
+// matrices and at positions [position_begin, position_begin + num_rows) of the sequence.
+struct SequenceRows {
+  int64_t row_begin = 0;
+  int64_t num_rows = 0;
+  int64_t position_begin = 0;
+  std::span<const BlockId> block_table;  // of the whole sequence; covers every position
+};
+
+// How positions become rotations. chunk_len 0 = plain RoPE.
+struct RotaryRule {
+  double theta = 0;
+  int32_t head_dim = 0;
+  int64_t chunk_len = 0;   // DCA segment, tokens
+  int64_t chunk_size = 0;  // DCA clamp, tokens
+};
+
+// Cosines and sines of a unit's rows, computed once and used by all of its layers.
+struct RotaryTables {
+  struct Angles {
+    TensorView cos;  // [T, D/2]
+    TensorView sin;  // [T, D/2]
+  };
+  Angles intra, succ, inter;  // succ and inter are unused in plain RoPE
+};
+
+// Queries of a unit, rotated for each region of Dual Chunk Attention, temperature folded in.
+struct RotatedQueries {
+  TensorView intra, succ, inter;  // [T, Hq * D]; rows whose sequence has no such region are garbage
+};
+
+// One row of logits and what its sequence's sampler knows. Spans are host memory.
+struct SampleRow {
+  TensorView logits;  // [1, V]
+  const SamplingParams* params = nullptr;
+  std::span<const uint64_t> seen;          // bitmap of prompt and output ids; empty = none
+  std::span<const int32_t> output_counts;  // [V]; empty = none
+  std::span<const TokenId> banned;
+  uint64_t output_index = 0;  // how many tokens the sequence has generated
+};
+
+// The ops of a decoder-only transformer on one device, in the order of the forward pass.
+//
+// Knows nothing of layers, sequences' lives or requests. Owned by the executor thread. Work is
+// complete (CPU) or enqueued in order (CUDA) on return; CopyToHost waits for it. fp32 activations.
+// A row of an op's result depends on that row's inputs alone, bit for bit: not on how many rows
+// there are and not on the number of threads. Errors: kInternal (a size outside an op's contract: a
+// bug here), kUnimplemented (a shape or type that the device's kernels do not have),
+// kResourceExhausted (memory).
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // At least `bytes` > 0, 64-byte aligned, zeroed; lazily backed where the device can.
+  virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) = 0;
+  virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;
+  virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
+  // Bytes of one layer's part of a KV block (kKvBlockTokens tokens), scale slots included.
+  virtual int64_t KvLayerBlockBytes(const KvShape& shape) const = 0;
+
+  // out[t] = table[ids[t]]; ids within [0, V). table [V, E], out [T, E].
+  virtual absl::Status Embed(TensorView table, std::span<const TokenId> ids, TensorView out) = 0;
+  // With residual (data not null): x += residual. out = x / sqrt(mean(x^2) + eps) * weight.
+  virtual absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
+                               TensorView out) = 0;
+  // x += y.
+  virtual absl::Status Add(TensorView x, TensorView y) = 0;
+  virtual absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) = 0;
+  // out [T, I] = silu(gate) * up of gate_up [T, 2I] = [gate | up].
+  virtual absl::Status SiluMul(TensorView gate_up, TensorView out) = 0;
+
+  virtual absl::Status ComputeRotary(const RotaryRule& rule, std::span<const SequenceRows> rows,
+                                     const RotaryTables& tables) = 0;
+  // Rotates q and k of qkv [T, (Hq + 2 Hkv) D], multiplies q by query_scale [1, T], writes K and V
+  // to the cache.
+  virtual absl::Status RotateAndStore(TensorView qkv, TensorView query_scale,
+                                      const RotaryRule& rule, const RotaryTables& tables,
+                                      std::span<const SequenceRows> rows, const KvLayer& kv,
+                                      const RotatedQueries& queries) = 0;
+  // Exact causal (dual chunk) attention, softmax scale 1 / sqrt(D). out [T, Hq * D].
+  virtual absl::Status Attend(const RotatedQueries& queries, const RotaryRule& rule,
+                              std::span<const SequenceRows> rows, const KvLayer& kv,
+                              TensorView out) = 0;
+
+  // One token a row. A row's own failure (NaN or Inf logits, every token banned) is kInternal in
+  // its place and harms no other.
+  virtual std::vector<absl::StatusOr<GeneratedToken>> Sample(std::span<const SampleRow> rows) = 0;
+};
+
+}  // namespace longhaul::worker::backend

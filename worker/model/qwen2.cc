@@ -1,0 +1,236 @@
+#include "worker/model/qwen2.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "common/logging.h"
+#include "common/status_macros.h"
+
+namespace longhaul::worker::model {
+namespace {
+
+using backend::RotaryRule;
+using backend::SequenceRows;
+
+RotaryRule MakeRotaryRule(const ModelConfig& config, const AttentionOptions& options) {
+  RotaryRule rule{.theta = config.rope_theta, .head_dim = config.head_dim};
+  if (options.dual_chunk && config.dual_chunk.has_value()) {
+    rule.chunk_len = config.dual_chunk->chunk_len();
+    rule.chunk_size = config.dual_chunk->chunk_size;
+  }
+  return rule;
+}
+
+// Cuts a buffer into matrices. Without one (null) it only counts the bytes they take.
+class Carver {
+ public:
+  explicit Carver(uint8_t* data) : data_(data) {}
+
+  TensorView Take(int64_t rows, int64_t cols) {
+    TensorView tensor{data_ == nullptr ? nullptr : data_ + bytes_, DType::kFloat32, rows, cols};
+    bytes_ += (tensor.bytes() + 63) / 64 * 64;
+    return tensor;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* const data_;
+  int64_t bytes_ = 0;
+};
+
+// Gives `buffer` the room that `carve` asks for and lets it cut it.
+template <typename Carve>
+absl::Status Reserve(backend::Backend& device, backend::DeviceBuffer& buffer, Carve carve) {
+  Carver count(nullptr);
+  carve(count);
+  buffer = {};  // first, so that the old and the new one are never held together
+  ASSIGN_OR_RETURN(buffer, device.Allocate(count.bytes()));
+  Carver cut(buffer.data());
+  carve(cut);
+  return absl::OkStatus();
+}
+
+std::vector<SequenceRows> RowsOf(std::span<const ModelSlice> slices) {
+  std::vector<SequenceRows> rows;
+  int64_t row = 0;
+  for (const ModelSlice& slice : slices) {
+    const int64_t count = static_cast<int64_t>(slice.token_ids.size());
+    rows.push_back({.row_begin = row,
+                    .num_rows = count,
+                    .position_begin = slice.position_begin,
+                    .block_table = slice.block_table});
+    row += count;
+  }
+  return rows;
+}
+
+int64_t NumRows(std::span<const ModelSlice> slices) {
+  int64_t rows = 0;
+  for (const ModelSlice& slice : slices) rows += static_cast<int64_t>(slice.token_ids.size());
+  return rows;
+}
+
+}  // namespace
+
+double TemperatureFactor(const AttentionOptions& options, const ModelConfig& config,
+                         int64_t position, int64_t prompt_tokens) {
+  if (!options.dual_chunk || !config.dual_chunk.has_value()) return 1.0;
+  const int32_t original = config.dual_chunk->original_max_position_embeddings;
+  if (original <= 0) return 1.0;
+  int64_t length = position + 1;
+  if (options.temperature == AttentionTemperature::kRequest) {
+    length = std::max(length, prompt_tokens);
+  }
+  return std::max(1.0, 0.1 * std::log(static_cast<double>(length) / original) + 1.0);
+}
+
+Qwen2::Qwen2(const ModelConfig& config, const AttentionOptions& options, Weights weights,
+             backend::Backend& backend)
+    : config_(config),
+      options_(options),
+      rotary_rule_(MakeRotaryRule(config, options)),
+      weights_(std::move(weights)),
+      backend_(backend) {}
+
+absl::Status Qwen2::Begin(std::span<const ModelSlice> slices, Activations& activations) {
+  const int64_t num_rows = NumRows(slices);
+  RETURN_IF_ERROR(ReserveScratch(num_rows));
+  RETURN_IF_ERROR(ReserveActivations(num_rows, activations));
+  activations.host_scale_.clear();
+  for (const ModelSlice& slice : slices) {
+    for (size_t i = 0; i < slice.token_ids.size(); ++i) {
+      const int64_t position = slice.position_begin + static_cast<int64_t>(i);
+      const double f = TemperatureFactor(options_, config_, position, slice.prompt_tokens);
+      activations.host_scale_.push_back(static_cast<float>(f * f));
+    }
+  }
+  RETURN_IF_ERROR(backend_.CopyToDevice(activations.host_scale_.data(), activations.query_scale_));
+  return backend_.ComputeRotary(rotary_rule_, RowsOf(slices), activations.rotary_);
+}
+
+absl::Status Qwen2::Embed(std::span<const ModelSlice> slices, Activations& activations) {
+  CHECK(weights_.embedding.data != nullptr) << "Embed on a stage without the embedding";
+  int64_t row = 0;
+  for (const ModelSlice& slice : slices) {
+    const int64_t count = static_cast<int64_t>(slice.token_ids.size());
+    RETURN_IF_ERROR(
+        backend_.Embed(weights_.embedding, slice.token_ids, activations.hidden_.Rows(row, count)));
+    row += count;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
+                             const backend::KvLayer& kv, Activations& activations) {
+  const WeightRange& range = weights_.range;
+  CHECK(layer >= range.layer_begin && layer < range.layer_end) << "layer=" << layer;
+  const Weights::Layer& weights = weights_.layers[static_cast<size_t>(layer - range.layer_begin)];
+  const std::vector<SequenceRows> rows = RowsOf(slices);
+  const int64_t num_rows = activations.num_rows_;
+  CHECK(NumRows(slices) == num_rows) << "rows=" << NumRows(slices) << " begun=" << num_rows;
+  CHECK(num_rows <= scratch_.capacity_rows) << "rows=" << num_rows;
+  const double eps = config_.rms_norm_eps;
+  const TensorView hidden = activations.hidden_;
+  const TensorView norm = scratch_.norm.Rows(0, num_rows);
+  const TensorView qkv = scratch_.qkv.Rows(0, num_rows);
+  const TensorView attended = scratch_.attended.Rows(0, num_rows);
+  const TensorView delta = scratch_.delta.Rows(0, num_rows);
+
+  // x += Wo attention(rope(Wqkv norm(x)))
+  RETURN_IF_ERROR(backend_.RmsNorm(hidden, {}, weights.input_norm, eps, norm));
+  RETURN_IF_ERROR(backend_.Linear(norm, weights.qkv, qkv));
+  RETURN_IF_ERROR(backend_.RotateAndStore(qkv, activations.query_scale_, rotary_rule_,
+                                          activations.rotary_, rows, kv, scratch_.queries));
+  RETURN_IF_ERROR(backend_.Attend(scratch_.queries, rotary_rule_, rows, kv, attended));
+  RETURN_IF_ERROR(backend_.Linear(attended, weights.out, delta));
+  RETURN_IF_ERROR(backend_.RmsNorm(hidden, delta, weights.post_attention_norm, eps, norm));
+
+  // x += Wdown (silu(Wgate norm(x)) * Wup norm(x)), some rows at a time
+  for (int64_t begin = 0; begin < num_rows; begin += kMlpRows) {
+    const int64_t count = std::min(kMlpRows, num_rows - begin);
+    const TensorView gate_up = scratch_.gate_up.Rows(0, count);
+    const TensorView inner = scratch_.inner.Rows(0, count);
+    RETURN_IF_ERROR(backend_.Linear(norm.Rows(begin, count), weights.gate_up, gate_up));
+    RETURN_IF_ERROR(backend_.SiluMul(gate_up, inner));
+    RETURN_IF_ERROR(backend_.Linear(inner, weights.down, delta.Rows(begin, count)));
+  }
+  return backend_.Add(hidden, delta);
+}
+
+absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,
+                                         const Activations& activations) {
+  CHECK(weights_.lm_head.weight.data != nullptr) << "Logits on a stage without the head";
+  const int64_t count = static_cast<int64_t>(rows.size());
+  RETURN_IF_ERROR(ReserveLogits(count));
+  for (int64_t i = 0; i < count; ++i) {
+    RETURN_IF_ERROR(backend_.RmsNorm(activations.hidden_.Rows(rows[static_cast<size_t>(i)], 1), {},
+                                     weights_.final_norm, config_.rms_norm_eps,
+                                     logits_.norm.Rows(i, 1)));
+  }
+  const TensorView logits = logits_.logits.Rows(0, count);
+  RETURN_IF_ERROR(backend_.Linear(logits_.norm.Rows(0, count), weights_.lm_head, logits));
+  return logits;
+}
+
+absl::Status Qwen2::ReserveScratch(int64_t rows) {
+  if (rows <= scratch_.capacity_rows) return absl::OkStatus();
+  scratch_.capacity_rows = 0;
+  const Weights::Layer& layer = weights_.layers.front();
+  RETURN_IF_ERROR(Reserve(backend_, scratch_.buffer,
+                          [&](Carver& carver) {
+                            const int64_t mlp_rows = std::min(rows, kMlpRows);
+                            const int64_t query_cols = layer.out.weight.cols;
+                            scratch_.norm = carver.Take(rows, config_.hidden_size);
+                            scratch_.qkv = carver.Take(rows, layer.qkv.weight.rows);
+                            scratch_.queries.intra = carver.Take(rows, query_cols);
+                            scratch_.queries.succ = carver.Take(rows, query_cols);
+                            scratch_.queries.inter = carver.Take(rows, query_cols);
+                            scratch_.attended = carver.Take(rows, query_cols);
+                            scratch_.delta = carver.Take(rows, config_.hidden_size);
+                            scratch_.gate_up = carver.Take(mlp_rows, layer.gate_up.weight.rows);
+                            scratch_.inner = carver.Take(mlp_rows, layer.down.weight.cols);
+                          }))
+      << "activations of " << rows << " tokens";
+  scratch_.capacity_rows = rows;
+  return absl::OkStatus();
+}
+
+absl::Status Qwen2::ReserveActivations(int64_t rows, Activations& activations) {
+  const auto carve = [&](Carver& carver) {
+    const int64_t half = config_.head_dim / 2;
+    activations.hidden_ = carver.Take(rows, config_.hidden_size);
+    activations.query_scale_ = carver.Take(1, rows);
+    for (auto* angles :
+         {&activations.rotary_.intra, &activations.rotary_.succ, &activations.rotary_.inter}) {
+      angles->cos = carver.Take(rows, half);
+      angles->sin = carver.Take(rows, half);
+    }
+  };
+  if (rows > activations.capacity_rows_) {
+    activations.capacity_rows_ = 0;
+    RETURN_IF_ERROR(Reserve(backend_, activations.buffer_, carve))
+        << "residual stream of " << rows << " tokens";
+    activations.capacity_rows_ = rows;
+  } else {
+    Carver cut(activations.buffer_.data());
+    carve(cut);
+  }
+  activations.num_rows_ = rows;
+  return absl::OkStatus();
+}
+
+absl::Status Qwen2::ReserveLogits(int64_t rows) {
+  if (rows <= logits_.capacity_rows) return absl::OkStatus();
+  logits_.capacity_rows = 0;
+  RETURN_IF_ERROR(Reserve(backend_, logits_.buffer,
+                          [&](Carver& carver) {
+                            logits_.norm = carver.Take(rows, config_.hidden_size);
+                            logits_.logits = carver.Take(rows, weights_.lm_head.weight.rows);
+                          }))
+      << "logits of " << rows << " rows";
+  logits_.capacity_rows = rows;
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::worker::model

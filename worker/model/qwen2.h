@@ -1,0 +1,121 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/model_config.h"
+#include "common/types.h"
+#include "worker/backend/backend.h"
+#include "worker/model/weights.h"
+#include "worker/tensor.h"
+
+namespace longhaul::worker::model {
+
+// How attention treats positions; the same on all ranks of a group.
+struct AttentionOptions {
+  AttentionTemperature temperature = AttentionTemperature::kPosition;
+  bool dual_chunk =
+      true;  // false: plain RoPE, without temperature, whatever the configuration says
+};
+
+// Consecutive tokens of one sequence in a unit.
+struct ModelSlice {
+  int64_t position_begin = 0;
+  std::span<const TokenId> token_ids;
+  int64_t prompt_tokens = 0;             // of the sequence's whole prompt
+  std::span<const BlockId> block_table;  // covers every position of the slice
+};
+
+// Temperature f of a query at `position` of a sequence whose prompt has `prompt_tokens` tokens. In
+// mode `position`, and for generated tokens in both modes, f follows the query's own length
+// position + 1; in mode `request` a prompt's rows follow the whole prompt's length (gpu-notes 1).
+double TemperatureFactor(const AttentionOptions& options, const ModelConfig& config,
+                         int64_t position, int64_t prompt_tokens);
+
+// What a unit's rows are between two of its layers: the residual stream and what one forward pass
+// needs besides. Stays valid between the parts of a unit that was cut between layers.
+class Activations {
+ public:
+  int64_t num_rows() const { return num_rows_; }
+  // The residual stream, [T, E], complete (what a pipeline stage receives or sends).
+  TensorView hidden() const { return hidden_; }
+
+ private:
+  friend class Qwen2;
+  int64_t num_rows_ = 0;
+  int64_t capacity_rows_ = 0;
+  backend::DeviceBuffer buffer_;
+  TensorView hidden_;       // [T, E]
+  TensorView query_scale_;  // [1, T], f^2
+  backend::RotaryTables rotary_;
+  std::vector<float> host_scale_;
+};
+
+// A Qwen2 decoder on one backend: embedding, layers [begin, end), final norm and head, as far as
+// the weights' range holds them.
+//
+// Knows nothing of sequences' lives, requests or peers. Owned by the executor thread. A row's
+// values do not depend on what else is in its unit, nor on where a unit is cut between layers: bit
+// for bit. Scratch grows to the largest unit seen and is then reused; steps of known size allocate
+// nothing on the device. Errors: those of the backend's ops.
+class Qwen2 {
+ public:
+  // Rows of the MLP computed at a time: bounds its [rows, 2 I] intermediate.
+  static constexpr int64_t kMlpRows = 8192;
+
+  // `backend` outlives the model. `weights` views memory of it.
+  Qwen2(const ModelConfig& config, const AttentionOptions& options, Weights weights,
+        backend::Backend& backend);
+
+  const ModelConfig& config() const { return config_; }
+  const WeightRange& range() const { return weights_.range; }
+
+  // Makes `activations` those of a new unit: sizes it, computes rotations and temperatures. Its
+  // hidden() is then to be filled, by Embed or from the stage before.
+  absl::Status Begin(std::span<const ModelSlice> slices, Activations& activations);
+  // First stage only.
+  absl::Status Embed(std::span<const ModelSlice> slices, Activations& activations);
+  // One layer, absolute number within range(). kv is this layer's part of the cache.
+  absl::Status RunLayer(int32_t layer, std::span<const ModelSlice> slices,
+                        const backend::KvLayer& kv, Activations& activations);
+  // Last stage only: final norm and head of some rows. The result, [rows, V], is valid until the
+  // next call.
+  absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows, const Activations& activations);
+
+ private:
+  // Matrices that live within one layer.
+  struct Scratch {
+    int64_t capacity_rows = 0;
+    backend::DeviceBuffer buffer;
+    TensorView norm;  // [T, E]
+    TensorView qkv;   // [T, (Hq + 2 Hkv) D]
+    backend::RotatedQueries queries;
+    TensorView attended;  // [T, Hq D]
+    TensorView delta;     // [T, E]
+    TensorView gate_up;   // [min(T, kMlpRows), 2 I]
+    TensorView inner;     // [min(T, kMlpRows), I]
+  };
+  struct LogitsScratch {
+    int64_t capacity_rows = 0;
+    backend::DeviceBuffer buffer;
+    TensorView norm;    // [S, E]
+    TensorView logits;  // [S, V]
+  };
+
+  absl::Status ReserveScratch(int64_t rows);
+  absl::Status ReserveActivations(int64_t rows, Activations& activations);
+  absl::Status ReserveLogits(int64_t rows);
+
+  const ModelConfig config_;
+  const AttentionOptions options_;
+  const backend::RotaryRule rotary_rule_;
+  const Weights weights_;
+  backend::Backend& backend_;
+  Scratch scratch_;
+  LogitsScratch logits_;
+};
+
+}  // namespace longhaul::worker::model

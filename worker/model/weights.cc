@@ -1,0 +1,213 @@
+#include "worker/model/weights.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "worker/model/qwen2_tensors.h"
+
+namespace longhaul::worker::model {
+namespace {
+
+// Elements converted at a time on their way to the device.
+constexpr int64_t kStagingElements = int64_t{1} << 20;
+
+float Float16ToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = (half >> 10) & 0x1fu;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
+  if (exponent == 0) {  // zero or subnormal: a multiple of 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
+}
+
+// `count` elements from element `begin` on, as fp32.
+void Convert(const StoredTensor& tensor, int64_t begin, int64_t count, float* out) {
+  const uint8_t* from = tensor.data.data() + begin * StoredTypeBytes(tensor.type);
+  if (tensor.type == StoredType::kF32) {
+    std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, from + 2 * i, sizeof(bits));
+    out[i] = tensor.type == StoredType::kBF16
+                 ? std::bit_cast<float>(static_cast<uint32_t>(bits) << 16)
+                 : Float16ToFloat(bits);
+  }
+}
+
+// Half-open.
+struct Range {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+};
+
+class Loader {
+ public:
+  Loader(const ModelConfig& config, const Checkpoint& checkpoint, const WeightRange& range,
+         backend::Backend& backend)
+      : config_(config), checkpoint_(checkpoint), backend_(backend) {
+    weights_.range = range;
+    staging_.resize(kStagingElements);
+  }
+
+  absl::StatusOr<Weights> Load() {
+    const WeightRange& range = weights_.range;
+    const bool last = range.layer_end == config_.num_layers;
+    const bool needs_embedding = range.layer_begin == 0;
+    if (needs_embedding) {
+      ASSIGN_OR_RETURN(weights_.embedding, Whole("model.embed_tokens.weight"));
+    }
+    for (int32_t layer = range.layer_begin; layer < range.layer_end; ++layer) {
+      RETURN_IF_ERROR(LoadLayer(layer));
+    }
+    if (last) {
+      ASSIGN_OR_RETURN(weights_.final_norm, Whole("model.norm.weight"));
+      if (config_.tie_word_embeddings && needs_embedding) {
+        weights_.lm_head.weight = weights_.embedding;
+      } else {
+        ASSIGN_OR_RETURN(
+            weights_.lm_head.weight,
+            Whole(config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"));
+      }
+    }
+    return std::move(weights_);
+  }
+
+ private:
+  absl::Status LoadLayer(int32_t index) {
+    const auto name = [index](const char* suffix) { return LayerTensorName(index, suffix); };
+    const Range q = Shard(int64_t{config_.num_heads} * config_.head_dim);
+    const Range kv = Shard(int64_t{config_.num_kv_heads} * config_.head_dim);
+    const Range inner = Shard(config_.intermediate_size);
+    Weights::Layer layer;
+    ASSIGN_OR_RETURN(layer.input_norm, Whole(name("input_layernorm.weight")));
+    ASSIGN_OR_RETURN(layer.qkv.weight, Stacked({{name("self_attn.q_proj.weight"), q},
+                                                {name("self_attn.k_proj.weight"), kv},
+                                                {name("self_attn.v_proj.weight"), kv}}));
+    ASSIGN_OR_RETURN(layer.qkv.bias, Stacked({{name("self_attn.q_proj.bias"), q},
+                                              {name("self_attn.k_proj.bias"), kv},
+                                              {name("self_attn.v_proj.bias"), kv}}));
+    layer.qkv.bias = {layer.qkv.bias.data, DType::kFloat32, 1, layer.qkv.bias.rows};
+    ASSIGN_OR_RETURN(layer.out.weight, Columns(name("self_attn.o_proj.weight"), q));
+    ASSIGN_OR_RETURN(layer.post_attention_norm, Whole(name("post_attention_layernorm.weight")));
+    ASSIGN_OR_RETURN(layer.gate_up.weight, Stacked({{name("mlp.gate_proj.weight"), inner},
+                                                    {name("mlp.up_proj.weight"), inner}}));
+    ASSIGN_OR_RETURN(layer.down.weight, Columns(name("mlp.down_proj.weight"), inner));
+    weights_.layers.push_back(layer);
+    return absl::OkStatus();
+  }
+
+  // This shard's part of a dimension.
+  Range Shard(int64_t size) const {
+    const int64_t part = size / weights_.range.tensor_parallel_size;
+    return {part * weights_.range.tensor_parallel_rank,
+            part * (weights_.range.tensor_parallel_rank + 1)};
+  }
+
+  const StoredTensor& Stored(const std::string& name) const {
+    return *checkpoint_.entries().find(name)->second.tensor;  // there: the table was checked
+  }
+
+  absl::StatusOr<TensorView> NewTensor(int64_t rows, int64_t cols) {
+    TensorView tensor{nullptr, DType::kFloat32, rows, cols};
+    ASSIGN_OR_RETURN(backend::DeviceBuffer buffer, backend_.Allocate(tensor.bytes()));
+    tensor.data = buffer.data();
+    weights_.bytes += tensor.bytes();
+    weights_.buffers.push_back(std::move(buffer));
+    return tensor;
+  }
+
+  // Copies elements [begin, begin + count) of a stored tensor to the device.
+  absl::Status Copy(const StoredTensor& stored, int64_t begin, int64_t count, float* device) {
+    for (int64_t done = 0; done < count; done += kStagingElements) {
+      const int64_t now = std::min(kStagingElements, count - done);
+      Convert(stored, begin + done, now, staging_.data());
+      RETURN_IF_ERROR(
+          backend_.CopyToDevice(staging_.data(), {device + done, DType::kFloat32, 1, now}));
+    }
+    return absl::OkStatus();
+  }
+
+  // A tensor as it is; a vector becomes one row.
+  absl::StatusOr<TensorView> Whole(const std::string& name) {
+    const StoredTensor& stored = Stored(name);
+    const int64_t cols = stored.shape.back();
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(stored.size() / cols, cols));
+    RETURN_IF_ERROR(Copy(stored, 0, stored.size(), tensor.f32()));
+    return tensor;
+  }
+
+  // Rows of several tensors, one below the other; a vector counts as a column.
+  absl::StatusOr<TensorView> Stacked(const std::vector<std::pair<std::string, Range>>& parts) {
+    int64_t rows = 0;
+    for (const auto& [name, range] : parts) rows += range.size();
+    const std::vector<int64_t>& shape = Stored(parts.front().first).shape;
+    const int64_t cols = shape.size() == 1 ? 1 : shape.back();
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(rows, cols));
+    int64_t row = 0;
+    for (const auto& [name, range] : parts) {
+      RETURN_IF_ERROR(
+          Copy(Stored(name), range.begin * cols, range.size() * cols, tensor.f32() + row * cols));
+      row += range.size();
+    }
+    return tensor;
+  }
+
+  // Columns of a matrix.
+  absl::StatusOr<TensorView> Columns(const std::string& name, Range columns) {
+    const StoredTensor& stored = Stored(name);
+    if (columns.size() == stored.shape.back()) return Whole(name);
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(stored.shape.front(), columns.size()));
+    for (int64_t row = 0; row < tensor.rows; ++row) {
+      RETURN_IF_ERROR(Copy(stored, row * stored.shape.back() + columns.begin, columns.size(),
+                           tensor.f32() + row * tensor.cols));
+    }
+    return tensor;
+  }
+
+  const ModelConfig& config_;
+  const Checkpoint& checkpoint_;
+  backend::Backend& backend_;
+  Weights weights_;
+  std::vector<float> staging_;
+};
+
+absl::Status CheckRange(const ModelConfig& config, const WeightRange& range) {
+  if (range.layer_begin < 0 || range.layer_begin >= range.layer_end ||
+      range.layer_end > config.num_layers) {
+    return absl::InvalidArgumentError(absl::StrCat("layers [", range.layer_begin, ", ",
+                                                   range.layer_end, ") of a model of ",
+                                                   config.num_layers, " layers"));
+  }
+  if (range.tensor_parallel_size < 1 || range.tensor_parallel_rank < 0 ||
+      range.tensor_parallel_rank >= range.tensor_parallel_size ||
+      config.num_kv_heads % range.tensor_parallel_size != 0 ||
+      config.intermediate_size % range.tensor_parallel_size != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "shard ", range.tensor_parallel_rank, " of ", range.tensor_parallel_size, " of ",
+        config.num_kv_heads, " KV heads and intermediate size ", config.intermediate_size));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
+                                    const WeightRange& range, backend::Backend& backend) {
+  RETURN_IF_ERROR(CheckRange(config, range));
+  RETURN_IF_ERROR(CheckQwen2Tensors(config, checkpoint));
+  return Loader(config, checkpoint, range, backend).Load();
+}
+
+}  // namespace longhaul::worker::model

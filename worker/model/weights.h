@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/model_config.h"
+#include "worker/backend/backend.h"
+#include "worker/backend/device_buffer.h"
+#include "worker/model/checkpoint.h"
+#include "worker/tensor.h"
+
+namespace longhaul::worker::model {
+
+// Which part of a model a rank holds.
+struct WeightRange {
+  int32_t layer_begin = 0;
+  int32_t layer_end = 0;             // half-open; the stage with layer 0 holds the embedding, the
+                                     // stage with the last layer the final norm and the head
+  int32_t tensor_parallel_rank = 0;  // shard of the heads and of the intermediate dimension
+  int32_t tensor_parallel_size = 1;  // divides num_kv_heads and intermediate_size
+};
+
+// Weights of a Qwen2 model on a backend, fp32. With n shards, heads and I below are those of a
+// shard; the outputs of `out` and `down` are then partial sums.
+struct Weights {
+  struct Layer {
+    TensorView input_norm;           // [1, E]
+    backend::LinearWeight qkv;       // [(Hq + 2 Hkv) D, E] with bias: rows of q, then k, then v
+    backend::LinearWeight out;       // [E, Hq D]
+    TensorView post_attention_norm;  // [1, E]
+    backend::LinearWeight gate_up;   // [2 I, E]: rows of gate, then of up
+    backend::LinearWeight down;      // [E, I]
+  };
+
+  WeightRange range;
+  TensorView embedding;       // [V, E]; first stage only
+  std::vector<Layer> layers;  // [layer_end - layer_begin]
+  TensorView final_norm;      // [1, E]; last stage only
+  backend::LinearWeight
+      lm_head;        // [V, E]; last stage only; views `embedding` where tied and both here
+  int64_t bytes = 0;  // of all buffers
+
+  std::vector<backend::DeviceBuffer> buffers;  // what the views view; before the backend's end
+};
+
+// Checks the whole checkpoint against the configuration (see CheckQwen2Tensors), then loads a
+// range. Errors: kInvalidArgument (tensors, or a range outside the model), kResourceExhausted
+// (memory).
+absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
+                                    const WeightRange& range, backend::Backend& backend);
+
+}  // namespace longhaul::worker::model
