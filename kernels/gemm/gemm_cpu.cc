@@ -19,9 +19,12 @@ namespace {
 //   40 or 48. Seen to agree bitwise, at any index within the call, are multiples of 8 from 16 on
 //   with AVX-512, and of those only m % 24 in {0, 16} with AVX2; m < 16 never does.
 // tests/kernels/gemm_test.cc holds oneDNN to it.
-constexpr int64_t kColumnTile = 128;
 constexpr int64_t kRowTile = 192;
 constexpr int64_t kSmallRowTile = 48;
+
+// Wide enough that packing the rows is cheap, narrow enough that a small layer feeds several
+// threads when it has but one row.
+int64_t ColumnTile(int64_t n) { return n >= 1024 ? 256 : 128; }
 
 int64_t PaddedTailRows(int64_t tail) {
   const int64_t rows = std::max<int64_t>((tail + 7) / 8 * 8, 16);
@@ -105,13 +108,14 @@ KernelStatus GemmCpu(const GemmParams& p, Parallel& parallel) {
   if (p.m == 0) return KernelStatus::kOk;
   CopyTailIn(p);
   const int64_t row_tiles = RowTileCount(p);
-  const int64_t col_tiles = std::max<int64_t>(p.n / kColumnTile, 1);
+  const int64_t col_tile = ColumnTile(p.n);
+  const int64_t col_tiles = std::max<int64_t>(p.n / col_tile, 1);  // the last takes the rest
   std::atomic<bool> failed = false;
   // Rows inside columns: neighbouring tasks share a tile of the weight.
   parallel.Run(row_tiles * col_tiles, [&](int64_t task) {
     const int64_t col = task / row_tiles;
-    const int64_t col_begin = col * kColumnTile;
-    const int64_t col_end = col + 1 == col_tiles ? p.n : col_begin + kColumnTile;
+    const int64_t col_begin = col * col_tile;
+    const int64_t col_end = col + 1 == col_tiles ? p.n : col_begin + col_tile;
     const Tile tile = RowTile(p, task % row_tiles);
     if (RunTile(p, tile, col_begin, col_end - col_begin) != dnnl_success) failed = true;
   });

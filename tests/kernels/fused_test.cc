@@ -169,7 +169,7 @@ TEST(SiluMul, HoldsAtTheEndsAndShowsNan) {
                         .out = out.data()},
                        serial),
             KernelStatus::kOk);
-  for (int i = 1; i < 4; ++i) EXPECT_NEAR(out[i], 0, 1e-30) << i;
+  for (int i = 0; i < 4; ++i) EXPECT_NEAR(out[i], 0, 1e-30) << i;
   for (int i = 4; i < 8; ++i) EXPECT_EQ(out[i], gate[i]) << i;
   EXPECT_TRUE(std::isnan(out[8]));
   EXPECT_EQ(out[9], 0);
