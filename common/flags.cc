@@ -19,12 +19,32 @@ std::string HelpText(const ConfigField& field) {
   return help;
 }
 
+std::string SettingsTable(const ConfigFields& fields) {
+  std::string table = "| setting | default | limits | meaning |\n|---|---|---|---|\n";
+  for (const ConfigField& field : fields) {
+    std::string limits;
+    if (const auto* bounds = std::get_if<Bounds>(&field.limits)) {
+      limits = absl::StrCat(bounds->low, " to ", bounds->high);
+    } else if (const auto* choices = std::get_if<OneOf>(&field.limits)) {
+      limits = absl::StrJoin(choices->values, ", ");
+    }
+    absl::StrAppend(&table, "| `", field.name, "` | ", FieldText(field), " | ", limits, " | ",
+                    field.help, " |\n");
+  }
+  return table;
+}
+
 }  // namespace
 
 void ConfigFlags::AddTo(CLI::App& app, ConfigFields fields) {
   fields_ = std::move(fields);
   app.add_option("--config", config_file_,
                  "YAML file with settings of the same names as the flags.");
+  app.add_flag_callback(
+      "--settings-table",
+      // CLI11's way to print a text and leave with code 0, as for --version.
+      [this] { throw CLI::CallForVersion(SettingsTable(fields_), 0); },
+      "Print the settings as a Markdown table and exit.");
   for (const ConfigField& field : fields_) {
     std::vector<std::string>& given = given_[field.name];
     CLI::Option* option = app.add_option("--" + field.name, given, HelpText(field));
