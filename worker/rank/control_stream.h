@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/types.h"
+#include "worker/rank/step_progress.h"
+#include "worker/step_plan.h"
+
+namespace longhaul::worker::rank {
+
+// Who registers with a leader.
+struct Registration {
+  std::string secret;  // never logged
+  uint32_t rank = 0;
+  Digest model_digest;
+  int64_t kv_capacity_blocks = 0;
+};
+
+// The rank's place in its group, checked for being possible by itself.
+struct GroupPlace {
+  uint64_t incarnation = 0;
+  int32_t tensor_parallel_size = 0;
+  int32_t pipeline_parallel_size = 0;
+  int32_t layer_begin = 0;
+  int32_t layer_end = 0;
+  int32_t kv_blocks = 0;
+  std::string rendezvous;
+};
+
+struct LoadReport {
+  double seconds = 0;
+  int64_t weight_bytes = 0;
+  int64_t kv_bytes = 0;
+};
+
+// A rank's stream to its leader (rank.proto), the only code here that speaks protobuf.
+//
+// Two threads: the caller of Run reads and calls the handlers; one of the stream's own writes. The
+// writer sends a heartbeat every second from `progress`, and what the Send calls queued: at most
+// kMaxQueued messages, more is kResourceExhausted. It holds no lock while it writes, and shares
+// only the queue with the executor. Send calls and Cancel are thread-safe.
+class ControlStream {
+ public:
+  static constexpr size_t kMaxQueued = 1024;
+  static constexpr absl::Duration kHeartbeatPeriod = absl::Seconds(1);
+
+  struct Handlers {
+    // Called by Run; an error ends the stream and is told to the leader. Must not block for long.
+    std::function<absl::Status(GroupPlace)> on_start;
+    std::function<absl::Status(StepPlan)> on_plan;
+  };
+
+  // Dials `address` (host:port or unix:/path) and registers. `progress` outlives the stream.
+  // kUnavailable if nobody answers until `deadline`, kCancelled after a request to stop.
+  static absl::StatusOr<std::unique_ptr<ControlStream>> Open(const std::string& address,
+                                                             const Registration& registration,
+                                                             const StepProgress& progress,
+                                                             absl::Time deadline,
+                                                             const std::stop_token& stop);
+  ~ControlStream();
+
+  // Serves the stream until it ends. Returns why: OK when the leader closed it in order, kAborted
+  // with the leader's reason, kCancelled after Cancel, the leader's refusal (kUnauthenticated,
+  // kFailedPrecondition), kUnavailable (it is gone), kInvalidArgument (it broke the protocol), a
+  // handler's error, or the one given to Fail. Call once.
+  absl::Status Run(const Handlers& handlers);
+
+  absl::Status SendStarted(const LoadReport& report);
+  absl::Status SendStepDone(const StepResult& result);
+  // Tells the leader that this rank is about to exit and ends the stream, within a second or two.
+  void Fail(const absl::Status& why);
+  // Ends the stream at once. Idempotent.
+  void Cancel();
+
+ private:
+  class Impl;
+  explicit ControlStream(std::unique_ptr<Impl> impl);
+  const std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace longhaul::worker::rank

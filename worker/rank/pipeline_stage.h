@@ -1,0 +1,78 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/types.h"
+#include "worker/comm/communicator.h"
+#include "worker/model/qwen2.h"
+#include "worker/rank/kv_cache.h"
+#include "worker/tensor.h"
+
+namespace longhaul::worker::rank {
+
+// A unit as a stage sees it. Slices and sequences correspond; their spans live until Run returns.
+struct StageUnit {
+  int32_t layer_begin = 0;
+  int32_t layer_end = 0;
+  std::span<const SequenceId> sequences;
+  std::span<const model::ModelSlice> slices;
+};
+
+// The layers of one pipeline stage with their KV cache: takes from each unit the layers that are
+// its own, receives the residual stream from the stage before and sends it to the one behind.
+//
+// Activations of a unit that was cut between layers stay resident until the unit goes on; other
+// units may run in between (short requests do not wait for a long one). Where a unit is cut changes
+// no bit. Owned by the executor thread. Errors: kInternal for a unit that continues nothing
+// resident, kResourceExhausted for more than kMaxResident cut units, kCancelled when `stop` was
+// set; what model and communicator return.
+class PipelineStage {
+ public:
+  // Units that may be cut at the same time.
+  static constexpr size_t kMaxResident = 4;
+
+  // `communicator` has one rank a stage, in order, and outlives this.
+  PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache,
+                comm::Communicator& communicator);
+
+  const ModelConfig& config() const { return model_->config(); }
+  const KvCache& cache() const { return cache_; }
+  bool is_last() const { return model_->range().layer_end == config().num_layers; }
+
+  // Runs the unit's layers that are this stage's; `stop` is looked at between layers.
+  absl::Status Run(const StageUnit& unit, const std::atomic<bool>& stop);
+
+  // Logits [rows, V] of some rows of the unit that Run completed last. Last stage only; valid until
+  // the next call.
+  absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows);
+
+  // Drops the resident activations of cut units that hold this sequence.
+  void Drop(SequenceId sequence);
+
+ private:
+  struct Resident {
+    std::vector<SequenceId> sequences;
+    std::vector<int64_t> begins;  // position_begin of each slice
+    int32_t next_layer = 0;
+    model::Activations activations;
+  };
+
+  bool IsSame(const Resident& resident, const StageUnit& unit) const;
+  // Takes over the unit's first activations: embeds, or receives.
+  absl::StatusOr<Resident> Begin(const StageUnit& unit);
+
+  const std::unique_ptr<model::Qwen2> model_;
+  const KvCache cache_;
+  comm::Communicator& communicator_;
+  std::vector<Resident> cut_;     // waiting to go on
+  Resident completed_;            // the last unit that left this stage
+  std::vector<Resident> unused_;  // their buffers are reused
+};
+
+}  // namespace longhaul::worker::rank

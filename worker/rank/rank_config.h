@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config.h"
+
+namespace longhaul::worker::rank {
+
+// Settings of `longhaul-worker rank`.
+struct RankConfig {
+  std::string model;
+  std::string control;
+  int32_t rank = 0;
+  std::string device = "cpu";
+  std::string kv_cache_dtype = "auto";
+  double kv_cache_gib = 4;
+  std::string attention_temperature = "position";
+  std::string dual_chunk_attention = "on";
+  int32_t threads = 0;
+  std::string metrics_host = "127.0.0.1";
+  int32_t metrics_port = 0;
+};
+
+template <typename V>
+void VisitFields(V&& v, RankConfig& c) {
+  v("model", c.model, "Directory of the model: config.json and safetensors files.");
+  v("control", c.control, "The leader's control address, host:port or unix:/path.");
+  v("rank", c.rank, Bounds{0, 4095}, "This rank's number in its group, from 0.");
+  v("device", c.device, OneOf{{"cpu"}}, "What the rank computes on.");
+  v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
+    "Type of cached keys and values; auto = fp32 on the CPU.");
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0.001, 65536},
+    "Memory for cached keys and values, GiB; touched as it is used.");
+  v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
+    "Which length the attention temperature follows: each query's own, or its whole prompt's.");
+  v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
+    "off = plain RoPE, whatever the model's configuration says.");
+  v("threads", c.threads, Bounds{0, 1024}, "Threads that compute; 0 = one a core.");
+  v("metrics-host", c.metrics_host, "Address that /metrics is served on.");
+  v("metrics-port", c.metrics_port, Bounds{-1, 65535},
+    "Port that /metrics is served on; 0 = any free one, -1 = none.");
+}
+
+}  // namespace longhaul::worker::rank
