@@ -25,7 +25,7 @@ class BytePairEncoder {
   };
 
   // What one thread keeps from word to word: buffers and a cache of short words, which text
-  // repeats. Bounded: 1 MiB and 28 bytes per byte of the longest word. Thread-compatible.
+  // repeats. Bounded: 1 MiB and about 45 bytes per byte of the longest word. Thread-compatible.
   class Workspace;
 
   // `byte_tokens` are the tokens of the single bytes; `merges` are in order of rank. Of two merges

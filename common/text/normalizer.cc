@@ -65,7 +65,8 @@ bool IsInert(char32_t c) {
 }
 
 uint16_t CombiningClass(utf8proc_int32_t c) {
-  return static_cast<uint16_t>(utf8proc_get_property(c)->combining_class);
+  const auto combining_class = static_cast<uint16_t>(utf8proc_get_property(c)->combining_class);
+  return combining_class != 0 && IsNewerMark(static_cast<char32_t>(c)) ? 0 : combining_class;
 }
 
 // utf8proc's own ordering is quadratic in the length of a run of marks, so runs are sorted here.
