@@ -1,9 +1,10 @@
-"""Qwen2 with Dual Chunk Attention (DCA) in plain NumPy: the oracle of the attention and model tests.
+"""Qwen2 with Dual Chunk Attention (DCA) in plain NumPy: the oracle of the model tests.
 
-Written from the formulas and from no other implementation. Weights, activations, scores and sums are float64; nothing is
-merged by log-sum-exp: a query's scores against all its keys form one row, and that row has one softmax.
+Written from the formulas and from no other implementation. Weights, activations, scores and sums
+are float64; nothing is merged by log-sum-exp: a query's scores against all its keys form one row,
+and that row has one softmax.
 
-Definitions, for absolute position p (from 0), c = chunk_size, w = local_size, s = chunk_len = c - w:
+For absolute position p (from 0), c = chunk_size, w = local_size, s = chunk_len = c - w:
     segment of p    p // s
     r               p mod s
     a key           is rotated to r
@@ -12,14 +13,16 @@ Definitions, for absolute position p (from 0), c = chunk_size, w = local_size, s
                                     c               against keys of all older segments
     temperature     the query is multiplied by f^2
       position      f(p) = max(1, 0.1 ln((p + 1) / original_max) + 1)
-      request       f of the prompt's length for every row of the prompt; a generated row uses the length up to and
-                    including itself, p + 1
+      request       f of the prompt's length for every row of the prompt; a generated row uses the
+                    length up to and including itself, p + 1
     scale           1 / sqrt(D)
     inv_freq        fp32(1) / fp32(theta ^ (2 i / D)), each step rounded to fp32, i in [0, D / 2)
-    angle           fp32(p) * fp32(inv_freq[i]), rounded to fp32; its cosine and sine are then taken in float64
+    angle           fp32(p) * fp32(inv_freq[i]), rounded to fp32; its cosine and sine are then
+                    taken in float64
     rotation        halves (i, i + D / 2), as Hugging Face's Qwen2
 
-Within chunk_size + 1 tokens every distance is exact, so up to original_max tokens the result is plain RoPE's.
+Within chunk_size + 1 tokens every distance is exact, so up to original_max tokens the result is
+plain RoPE's.
 
 As a program it prints the greedy answer to a prompt:
     dca_reference.py MODEL_DIR --ids 2041,62,... --temperature position --tokens 16
@@ -78,8 +81,10 @@ def temperature_factor(lengths: np.ndarray, original_max: int) -> np.ndarray:
     return np.maximum(1.0, 0.1 * np.log(np.asarray(lengths, np.float64) / original_max) + 1.0)
 
 
-def query_factors(begin: int, end: int, prompt_tokens: int, dca: DualChunk, temperature: str) -> np.ndarray:
-    """f for the queries at positions [begin, end) of a request whose prompt has prompt_tokens tokens."""
+def query_factors(
+    begin: int, end: int, prompt_tokens: int, dca: DualChunk, temperature: str
+) -> np.ndarray:
+    """f for the queries at positions [begin, end) after a prompt of prompt_tokens tokens."""
     if temperature not in TEMPERATURES:
         raise ValueError(f"temperature is {temperature!r}, one of {TEMPERATURES} is needed")
     lengths = np.arange(begin, end) + 1
@@ -89,9 +94,10 @@ def query_factors(begin: int, end: int, prompt_tokens: int, dca: DualChunk, temp
 
 
 def attention(q, k, v, begin: int, factors, dca: DualChunk, inv_freq) -> np.ndarray:
-    """Causal attention of the queries at positions [begin, begin + Tq) over keys at positions [0, begin + Tq).
+    """Causal attention of the queries at [begin, begin + Tq) over the keys at [0, begin + Tq).
 
-    q [Tq, Hq, D], k and v [begin + Tq, Hkv, D]: before rotation, any float type. factors [Tq]. Returns [Tq, Hq, D] float64.
+    q [Tq, Hq, D], k and v [begin + Tq, Hkv, D]: before rotation, any float type. factors [Tq].
+    Returns [Tq, Hq, D] float64.
     """
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     num_queries, num_heads, head_dim = q.shape
@@ -100,7 +106,9 @@ def attention(q, k, v, begin: int, factors, dca: DualChunk, inv_freq) -> np.ndar
         raise ValueError(f"shapes do not fit: q {q.shape}, k {k.shape}, v {v.shape}, begin {begin}")
     s, c = dca.chunk_len, dca.chunk_size
     q = q * (np.square(np.asarray(factors, np.float64)) / math.sqrt(head_dim))[:, None, None]
-    keys = np.ascontiguousarray(rotate(k, np.arange(k.shape[0]) % s, inv_freq).transpose(1, 2, 0))  # [Hkv, D, Lk]
+    keys = np.ascontiguousarray(
+        rotate(k, np.arange(k.shape[0]) % s, inv_freq).transpose(1, 2, 0)
+    )  # [Hkv, D, Lk]
     values = np.ascontiguousarray(v.transpose(1, 0, 2))  # [Hkv, Lk, D]
     out = np.empty_like(q)
     row = begin
@@ -134,7 +142,7 @@ def attention(q, k, v, begin: int, factors, dca: DualChunk, inv_freq) -> np.ndar
 
 
 class Qwen2:
-    """A Qwen2ForCausalLM read from a Hugging Face directory; dense layers with QKV bias, tied or untied embeddings."""
+    """A Qwen2ForCausalLM read from a Hugging Face directory; tied or untied embeddings."""
 
     def __init__(self, directory):
         directory = pathlib.Path(directory)
@@ -147,16 +155,24 @@ class Qwen2:
         self.inv_freq = inverse_frequencies(config["rope_theta"], self.head_dim)
         settings = config["dual_chunk_attention_config"]
         self.dca = DualChunk(
-            settings["chunk_size"], settings["local_size"], settings["original_max_position_embeddings"]
+            settings["chunk_size"],
+            settings["local_size"],
+            settings["original_max_position_embeddings"],
         )
         self.weights = {}
         for path in sorted(directory.glob("*.safetensors")):
             self.weights.update(tensor_file.load(path))
         self.embedding = self.weights["model.embed_tokens.weight"]
-        self.head = self.embedding if config["tie_word_embeddings"] else self.weights["lm_head.weight"]
+        self.head = (
+            self.embedding if config["tie_word_embeddings"] else self.weights["lm_head.weight"]
+        )
 
     def _norm(self, x, name):
-        return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + self.eps) * self.weights[name]
+        return (
+            x
+            / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + self.eps)
+            * self.weights[name]
+        )
 
     def _project(self, x, name):
         y = x @ self.weights[name + ".weight"].T
@@ -164,9 +180,9 @@ class Qwen2:
         return y if bias is None else y + bias
 
     def forward(self, ids, prompt_tokens=None, cache=None, temperature="position", dca=None):
-        """Hidden states after the last norm, [T, E], of the tokens `ids` that follow those in `cache`.
+        """Hidden states after the last norm, [T, E], of the tokens `ids` after those in `cache`.
 
-        cache: a list of num_layers (k, v) pairs before rotation, replaced in place; None: an own, empty one.
+        cache: num_layers pairs (k, v) before rotation, replaced in place; None: an own, empty one.
         prompt_tokens: length of the prompt, by default all tokens up to and including `ids`.
         """
         dca = dca or self.dca
@@ -180,8 +196,12 @@ class Qwen2:
             name = f"model.layers.{layer}."
             h = self._norm(x, name + "input_layernorm.weight")
             q = self._project(h, name + "self_attn.q_proj").reshape(num_tokens, self.num_heads, -1)
-            k = self._project(h, name + "self_attn.k_proj").reshape(num_tokens, self.num_kv_heads, -1)
-            v = self._project(h, name + "self_attn.v_proj").reshape(num_tokens, self.num_kv_heads, -1)
+            k = self._project(h, name + "self_attn.k_proj").reshape(
+                num_tokens, self.num_kv_heads, -1
+            )
+            v = self._project(h, name + "self_attn.v_proj").reshape(
+                num_tokens, self.num_kv_heads, -1
+            )
             k = np.concatenate([cache[layer][0], k])
             v = np.concatenate([cache[layer][1], v])
             cache[layer] = (k, v)
@@ -202,7 +222,7 @@ class Qwen2:
         return self.head @ self.forward(ids, temperature=temperature, dca=dca)[-1]
 
     def greedy(self, ids, num_tokens, temperature="position", dca=None, stop=()) -> list[int]:
-        """The next tokens, at most num_tokens; ends after one of `stop`, which is part of the result."""
+        """The next tokens, at most num_tokens; ends after one of `stop`, which is included."""
         cache = self.empty_cache()
         x = self.forward(ids, len(ids), cache, temperature, dca)
         tokens = []

@@ -1,23 +1,27 @@
-"""Writes dca_attention.safetensors and dca_logits.safetensors: Dual Chunk Attention as dca_reference.py computes it.
+"""Writes dca_attention.safetensors and dca_logits.safetensors, as dca_reference.py computes them.
 
-Both hold outputs only; the inputs come from splitmix.py. Needs NumPy alone (the environment of tests/requirements.txt)
-and about two minutes on two cores:    python tests/data/make_dca_golden.py
+Both hold outputs only; the inputs come from splitmix.py. Needs NumPy alone (the environment of
+tests/requirements.txt) and two to three minutes on two cores.
 
-dca_attention.safetensors: one attention call per case, at lengths around every boundary of small settings.
-    settings   I32 [5]            chunk_size, local_size, original_max (tokens), rope theta, query_scale
+dca_attention.safetensors: one attention call per case, at lengths around every boundary of small
+settings.
+    settings   I32 [5]            chunk_size, local_size, original_max (tokens), rope theta,
+                                  query_scale
     cases      I32 [N, 8]         Hq, Hkv, D, length L, temperature (0 position, 1 request), seed,
                                   index of the case's first row in `rows`, number of its rows
-    rows       I32 [R]            positions (query rows) whose outputs are stored, ascending within a case
-    outputs    F32 [sum Hq * D]   for each entry of `rows` in order, its [Hq, D] output; the offset of a case is the sum of
-                                  num_rows * Hq * D over the cases before it
-    Inputs of a case, before rotation: q = query_scale * uniform(seed, [L, Hq, D]) (the scale is a small power of two, so
-    exact), k = uniform(seed + 1, [L, Hkv, D]), v = uniform(seed + 2, [L, Hkv, D]).
+    rows       I32 [R]            positions (query rows) whose outputs are stored, ascending within
+                                  a case
+    outputs    F32 [sum Hq * D]   for each entry of `rows` in order, its [Hq, D] output; a case
+                                  begins at the sum of num_rows * Hq * D over those before it
+    Inputs of a case, before rotation: q = query_scale * uniform(seed, [L, Hq, D]) (the scale is a
+    power of two, so exact), k = uniform(seed + 1, [L, Hkv, D]), v = uniform(seed + 2, [L, Hkv, D]).
     Bound: max |a - b| / max |b| <= 1e-5 over a case.
 
 dca_logits.safetensors: the whole demo model, at lengths around the boundaries of its own settings.
     cases      I32 [N, 3]         length L, temperature (0 position, 1 request), seed
     logits     F32 [N, 2048]      logits of the last token of the prompt token_ids(seed, L, 2040)
-    The two temperatures of a length share its prompt. Lengths of at most original_max (4096) give the same row twice.
+    The two temperatures of a length share its prompt; up to original_max (4096) tokens their rows
+    are equal.
 """
 
 import argparse
@@ -40,7 +44,7 @@ _VOCABULARY = 2040  # ordinary tokens of the demo model
 
 
 def boundary_lengths(dca: dca_reference.DualChunk) -> list[int]:
-    """Lengths one below, at and one above every place where a rule changes, and one in the fourth segment."""
+    """Lengths one below, at and one above every place where a rule changes, and a longer one."""
     s, w, c = dca.chunk_len, dca.local_size, dca.chunk_size
     places = (w, s, c, 2 * s, 2 * s + w)
     return [length for place in places for length in (place - 1, place, place + 1)] + [3 * s + 5]
@@ -68,10 +72,18 @@ def attention_cases() -> dict[str, np.ndarray]:
             for mode, temperature in enumerate(dca_reference.TEMPERATURES):
                 factors = dca_reference.query_factors(0, length, length, _SETTINGS, temperature)
                 out = dca_reference.attention(q, k, v, 0, factors, _SETTINGS, inv_freq)
-                cases.append((num_heads, num_kv_heads, head_dim, length, mode, seed, len(rows), len(stored)))
+                cases.append(
+                    (num_heads, num_kv_heads, head_dim, length, mode, seed, len(rows), len(stored))
+                )
                 rows.extend(stored)
                 outputs.append(out[stored].reshape(-1))
-    settings = (_SETTINGS.chunk_size, _SETTINGS.local_size, _SETTINGS.original_max, _THETA, _QUERY_SCALE)
+    settings = (
+        _SETTINGS.chunk_size,
+        _SETTINGS.local_size,
+        _SETTINGS.original_max,
+        _THETA,
+        _QUERY_SCALE,
+    )
     return {
         "settings": np.array(settings, np.int32),
         "cases": np.array(cases, np.int32),

@@ -1,22 +1,27 @@
-"""Writes golden_logits.safetensors and golden_logits.json: the demo model as Hugging Face transformers computes it.
+"""Writes golden_logits.safetensors: the demo model as Hugging Face transformers computes it.
 
-Hugging Face runs in fp32 on the CPU with its eager attention and plain RoPE. All sequences stay within original_max
-(4,096) tokens, where Dual Chunk Attention has exactly RoPE's distances and no temperature, so it is an oracle for both.
+Hugging Face runs in fp32 on the CPU with its eager attention and plain RoPE. All sequences stay
+within original_max (4,096) tokens, where Dual Chunk Attention has exactly RoPE's distances and no
+temperature, so it is an oracle for both.
 
 golden_logits.safetensors (N = 50 prompts, V = 2,048, S = 64 steps)
-    kinds           I32 [N]         0 pass-key prompt in the chat template, 1 random text, 2 random token ids
+    kinds           I32 [N]         0 pass-key prompt in the chat template, 1 random text,
+                                    2 random token ids
     offsets         I32 [N + 1]     prompt i is prompt_ids[offsets[i] : offsets[i + 1]]
     prompt_ids      I32 [total]     prompts of 1 to 4,000 tokens, lengths log-uniform
-    greedy_ids      I32 [N, S]      greedy continuation; end-of-sequence tokens are chosen and fed like any other
-    logit_steps     I32 [4]         steps whose logits are stored; step j chooses greedy_ids[:, j], so step 0 is computed
-                                    from the last prompt token and step j from greedy_ids[:, j - 1]
+    greedy_ids      I32 [N, S]      greedy continuation; end-of-sequence tokens are chosen and fed
+                                    like any other
+    logit_steps     I32 [4]         steps whose logits are stored; step j chooses greedy_ids[:, j],
+                                    so step 0 is computed from the last prompt token and step j
+                                    from greedy_ids[:, j - 1]
     logits          F32 [N, 4, V]   those rows
     margins         F32 [N]         smallest difference of the two largest logits over the S steps
-golden_logits.json: kind, length, text and continuation of each prompt for a human reader; no test reads it.
+golden_logits.json: kind, length, text and continuation of each prompt for a human reader; no test
+reads it.
 
-Bounds: max abs difference of logits <= 2e-3 and the same greedy tokens. A prompt with a margin below 2 * 2e-3 would allow
-two right continuations under that bound; it is replaced by the next candidate of the same kind and length, and the JSON
-file says how many were.
+Bounds: max abs difference of logits <= 2e-3 and the same greedy tokens. A prompt with a margin
+below 2 * 2e-3 would allow two right continuations under that bound; it is replaced by the next
+candidate of the same kind and length, and the JSON file says how many were.
 
 Needs the packages of tests/data/requirements.txt and about ten minutes on two cores.
 """
@@ -81,7 +86,7 @@ def make_prompt(
         messages = [{"role": "user", "content": prompt.text}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     elif kind == 1:
-        # A character is at least one byte and a token at most a word, so this many pieces are enough tokens.
+        # A token holds at most one piece, so this many pieces are enough tokens.
         text = random_text(rng, words, length + 16)
         ids = tokenizer.encode(text, add_special_tokens=False)[:length]
     else:
@@ -171,8 +176,9 @@ def main():
             "margins": np.array(margins, np.float32),
         },
     )
+    torch_version = torch.__version__.split("+")[0]
     summary = {
-        "made by": f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}, fp32, CPU",
+        "made by": f"transformers {transformers.__version__}, torch {torch_version}, fp32, CPU",
         "seed": args.seed,
         "candidates replaced for their margin": replaced,
         "prompts": described,

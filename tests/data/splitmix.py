@@ -1,14 +1,14 @@
 """The number generator of the golden files, so that their inputs need not be stored.
 
-`splitmix64(seed, count)` is the sequence of splitmix64 started at `seed`. In C++ element i (from 0) is
+`splitmix64(seed, count)` is splitmix64's sequence from `seed`. Element i (from 0) in C++:
 
     uint64_t z = seed + (i + 1) * 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     z = z ^ (z >> 31);
 
-`uniform` turns an element into a float:      static_cast<float>(z >> 40) * 0x1p-23f - 1.0f   in [-1, 1), exact.
-`token_ids` turns an element into a token id: static_cast<int32_t>(z % bound).
+`uniform` makes a float in [-1, 1) of an element:   static_cast<float>(z >> 40) * 0x1p-23f - 1.0f
+`token_ids` makes a token id below bound of it:     static_cast<int32_t>(z % bound)
 
 The first values for seed 1, as a check of another implementation:
     z:        0x910A2DEC89025CC1, 0xBEEB8DA1658EEC67, 0xF893A2EEFB32555E
@@ -34,7 +34,9 @@ def splitmix64(seed: int, count: int) -> np.ndarray:
 def uniform(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Floats in [-1, 1), fp32, row-major."""
     z = splitmix64(seed, int(np.prod(shape)))
-    return ((z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)).reshape(shape)
+    return ((z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)).reshape(
+        shape
+    )
 
 
 def token_ids(seed: int, count: int, bound: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Reads and writes safetensors files with NumPy alone.
 
-A file is: the header's length in bytes as a little-endian u64; the header, JSON that maps a tensor's name to
-{"dtype", "shape", "data_offsets": [begin, end] after the header}; the tensors, little-endian, row-major.
+A file is: the header's length in bytes as a little-endian u64; the header, JSON that maps a
+tensor's name to {"dtype", "shape", "data_offsets": [begin, end] after the header}; the tensors,
+little-endian and row-major.
 """
 
 import json

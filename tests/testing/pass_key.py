@@ -1,8 +1,8 @@
 """Pass-key prompts: a five-digit key hidden in filler text, and the question for it.
 
-`announcement()` is the prompt of the Qwen2.5-1M announcement. `build()` makes a prompt of a wanted number of tokens with the
-key at a wanted depth. Texts are the user's message; token counts are those of models/demo, its chat template and default
-system message included. Needs no packages.
+`announcement()` is the prompt of the Qwen2.5-1M announcement. `build()` makes a prompt of a wanted
+number of tokens with the key at a wanted depth. Texts are the user's message; token counts are
+those of models/demo, its chat template and default system message included. Needs no packages.
 """
 
 import dataclasses
@@ -13,7 +13,9 @@ INTRO = (
     "I will quiz you about the important information there.\n\n"
 )
 NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key.\n"
-FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+FILLER = (
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+)
 QUESTION = "\nWhat is the pass key?"
 ANSWER = "The pass key is {key}."
 
@@ -35,27 +37,30 @@ class PassKeyPrompt:
 
 
 def announcement(key: str = "28884", repeats: int = 800, depth: float = 0.0) -> PassKeyPrompt:
-    """`repeats` times the filler, the key after the share `depth` of them (0: right after the intro)."""
+    """`repeats` times the filler, the key after the share `depth` of them (0: before all)."""
     before = round(repeats * depth)
     return _assemble(key, FILLER * before, FILLER * (repeats - before))
 
 
 def build(tokens: int, depth: float, key: str | None = None, seed: int = 0) -> PassKeyPrompt:
-    """A prompt of exactly `tokens` tokens (>= MIN_TOKENS) with the key about the share `depth` (0 to 1) into the filler.
+    """A prompt of exactly `tokens` tokens (>= MIN_TOKENS), the key at `depth` (0 to 1).
 
-    Without `key`, one is drawn from `seed` (together with tokens and depth, so that prompts differ in their keys).
+    Without `key`, one is drawn from `seed`, tokens and depth, so that prompts differ in their keys.
     """
     if tokens < MIN_TOKENS or not 0 <= depth <= 1:
-        raise ValueError(f"{tokens} tokens at depth {depth}: at least {MIN_TOKENS} at 0 to 1 are needed")
+        raise ValueError(
+            f"{tokens} tokens at depth {depth}: at least {MIN_TOKENS} at 0 to 1 are needed"
+        )
     key = key or f"{random.Random(f'{seed} {tokens} {depth}').randrange(100_000):05d}"
     num_units = tokens - _FIXED_TOKENS
     num_units -= _unit(num_units - 1) == "."
-    # The needle stands between two whole repeats; the last repeat, possibly a part of one, follows it.
+    # The needle stands between two whole repeats; the last, possibly a part of one, follows it.
     repeats = (num_units - 1) // len(_FILLER_TOKENS)
     before = round(repeats * depth)
     after = num_units - before * len(_FILLER_TOKENS)
     text = " ".join(_unit(i) for i in range(after)).replace(" .", ".")
-    # A full stop would form one token with the question's line break; the word before it and a space count the same.
+    # A full stop and the question's line break are one token: the text then ends with the word
+    # before it and a space, which count the same.
     ends_early = num_units < tokens - _FIXED_TOKENS
     return _assemble(key, FILLER * before, text + (" " if ends_early else ""))
 
