@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/types.h"
+#include "router/prediction.h"
 
 namespace longhaul::router {
 
@@ -28,12 +29,6 @@ struct WaitingExecution {
   absl::Time deadline = absl::InfiniteFuture();
   double predicted_seconds = 0;  // prefill, once it runs; 0 = unknown
   uint64_t arrival = 0;          // set by Admit: its place in the order of arrival
-};
-
-// How fast the queue drains, as far as is known.
-struct ServiceRate {
-  int32_t num_groups = 0;            // healthy ones; 0 = no prediction is possible
-  double least_backlog_seconds = 0;  // until the first of them starts something new
 };
 
 // Requests that wait for a group, ordered by priority, then between tenants by the service they

@@ -1,0 +1,167 @@
+#include "router/cluster_watch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/logging.h"
+
+namespace longhaul::router {
+
+ClusterWatch::ClusterWatch(ClusterWatchOptions options, const WorkerChannels& channels,
+                           const Clock& clock, RouterMetrics& metrics)
+    : options_(std::move(options)),
+      channels_(channels),
+      clock_(clock),
+      metrics_(metrics),
+      mailbox_(options_.addresses.size() + 1),
+      jitter_(options_.jitter_seed),
+      view_(std::make_shared<const ClusterView>()) {
+  for (const std::string& address : options_.addresses) {
+    Worker& worker = workers_.emplace_back();
+    worker.address = address;
+  }
+  metrics_.GroupsReady(0, static_cast<int32_t>(workers_.size()));
+}
+
+ClusterWatch::~ClusterWatch() { Stop(); }
+
+void ClusterWatch::Start(std::function<void()> on_change) {
+  CHECK(!thread_.joinable()) << "ClusterWatch was started already";
+  on_change_ = std::move(on_change);
+  thread_ = std::thread([this] { Run(); });
+}
+
+void ClusterWatch::Stop() {
+  if (!thread_.joinable()) return;
+  const absl::Status pushed = mailbox_.Push(Message{.worker = 0, .what = StopRequested{}});
+  CHECK(pushed.ok()) << pushed;
+  thread_.join();
+}
+
+std::shared_ptr<const ClusterView> ClusterWatch::view() const {
+  MutexLock lock(mutex_);
+  return view_;
+}
+
+int32_t ClusterWatch::num_healthy() const { return view()->num_healthy(); }
+
+void ClusterWatch::Run() {
+  const auto calling = [](const Worker& worker) { return worker.call != nullptr; };
+  while (!stopping_ || std::any_of(workers_.begin(), workers_.end(), calling)) {
+    // While stopping, each call still brings its end.
+    const absl::Time wake = stopping_ ? absl::InfiniteFuture() : Tend(clock_.Now());
+    std::optional<Message> message = mailbox_.Pop(wake);
+    if (!message) continue;
+    if (auto* update = std::get_if<WatchUpdate>(&message->what)) {
+      Handle(message->worker, std::move(*update));
+      continue;
+    }
+    stopping_ = true;
+    for (Worker& worker : workers_) {
+      if (worker.call) worker.call->Cancel();
+    }
+  }
+}
+
+absl::Time ClusterWatch::Tend(absl::Time now) {
+  absl::Time wake = absl::InfiniteFuture();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    Worker& worker = workers_[i];
+    if (!worker.call && worker.next_attempt <= now) {
+      worker.last_update = now;
+      worker.call =
+          WorkerWatch::Start(channels_.Get(worker.address), [this, i](WatchUpdate update) {
+            const absl::Status pushed =
+                mailbox_.Push(Message{.worker = i, .what = std::move(update)});
+            CHECK(pushed.ok()) << pushed;  // by the bound on updates on their way
+          });
+    }
+    if (!worker.call) {
+      wake = std::min(wake, worker.next_attempt);
+      continue;
+    }
+    // Before the Hello the connection may take its time; gRPC bounds that itself.
+    if (!worker.group) continue;
+    if (now - worker.last_update >= options_.stale_after) {
+      LOG(WARNING) << "group=" << worker.address
+                   << " event=silent seconds=" << absl::ToDoubleSeconds(now - worker.last_update);
+      worker.last_update = absl::InfiniteFuture();  // said and done once; its end follows
+      worker.call->Cancel();
+      continue;
+    }
+    if (worker.last_update != absl::InfiniteFuture()) {
+      wake = std::min(wake, worker.last_update + options_.stale_after);
+    }
+  }
+  return wake;
+}
+
+void ClusterWatch::Handle(size_t index, WatchUpdate update) {
+  Worker& worker = workers_[index];
+  if (const auto* ended = std::get_if<WatchEnded>(&update)) {
+    OnEnded(worker, ended->status);
+    return;
+  }
+  if (worker.last_update != absl::InfiniteFuture()) worker.last_update = clock_.Now();
+  if (const auto* hello = std::get_if<WatchHello>(&update)) {
+    OnHello(worker, *hello);
+  } else if (worker.group) {
+    const GroupLoad& load = std::get<GroupLoad>(update);
+    if (load.ready != worker.group->load.ready || load.draining != worker.group->load.draining) {
+      LOG(INFO) << "group=" << worker.address << " event=load ready=" << load.ready
+                << " draining=" << load.draining;
+    }
+    worker.group->load = load;
+    Publish();
+  }
+  worker.call->Resume();
+}
+
+void ClusterWatch::OnHello(Worker& worker, const WatchHello& hello) {
+  if (hello.protocol_version != kProtocolVersion || hello.limits.model != options_.model) {
+    LOG(ERROR) << "group=" << worker.address << " event=refused model=" << hello.limits.model
+               << " protocol_version=" << hello.protocol_version
+               << " wanted model=" << options_.model << " protocol_version=" << kProtocolVersion;
+    worker.loss_logged = true;
+    worker.backoff = options_.max_backoff;
+    worker.call->Cancel();
+    return;
+  }
+  LOG(INFO) << "group=" << worker.address << " event=hello incarnation=" << hello.incarnation
+            << " max_model_len=" << hello.limits.max_model_len;
+  worker.group =
+      Group{.address = worker.address, .incarnation = hello.incarnation, .limits = hello.limits};
+  worker.backoff = absl::ZeroDuration();
+  worker.loss_logged = false;
+  Publish();
+}
+
+void ClusterWatch::OnEnded(Worker& worker, const absl::Status& status) {
+  worker.call.reset();
+  const bool was_in_view = worker.group.has_value();
+  worker.group.reset();
+  worker.backoff = std::clamp(worker.backoff * 2, options_.min_backoff, options_.max_backoff);
+  // Up to a quarter more, so that many routers do not dial a returning leader at once.
+  const double spread = std::uniform_real_distribution<double>(1.0, 1.25)(jitter_);
+  worker.next_attempt = clock_.Now() + worker.backoff * spread;
+  if (!stopping_ && (was_in_view || !worker.loss_logged)) {
+    LOG(WARNING) << "group=" << worker.address << " event=lost status=" << status;
+    worker.loss_logged = true;
+  }
+  if (was_in_view) Publish();
+}
+
+void ClusterWatch::Publish() {
+  auto view = std::make_shared<ClusterView>();
+  for (const Worker& worker : workers_) {
+    if (worker.group) view->groups.push_back(*worker.group);
+  }
+  metrics_.GroupsReady(view->num_healthy(), static_cast<int32_t>(workers_.size()));
+  {
+    MutexLock lock(mutex_);
+    view_ = std::move(view);
+  }
+  on_change_();
+}
+
+}  // namespace longhaul::router

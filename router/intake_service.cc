@@ -1,0 +1,105 @@
+#include "router/intake_service.h"
+
+#include <algorithm>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/status_macros.h"
+#include "router/error_detail.h"
+
+namespace longhaul::router {
+namespace {
+
+// Bytes that a request's prompt holds: as text before tokenizing, about the same as ids after it.
+int64_t PromptBytes(const GenerateRequest& request) {
+  size_t bytes = 0;
+  if (const auto* chat = std::get_if<ChatInput>(&request.input)) {
+    for (const text::ChatMessage& message : chat->messages) {
+      bytes += message.content.size();
+      for (const text::ToolCall& call : message.tool_calls) bytes += call.arguments_json.size();
+    }
+    for (const std::string& tool : chat->tools_json) bytes += tool.size();
+  } else if (const auto* text = std::get_if<TextInput>(&request.input)) {
+    bytes = text->prompt.size();
+  } else {
+    bytes = std::get<TokenInput>(request.input).ids.size() * sizeof(TokenId);
+  }
+  return static_cast<int64_t>(bytes);
+}
+
+}  // namespace
+
+IntakeService::IntakeService(const ServedModel& model, const ClusterWatch& cluster,
+                             Dispatcher& dispatcher, const Clock& clock, RouterMetrics& metrics,
+                             size_t max_waiting, uint64_t seed_source)
+    : model_(model),
+      cluster_(cluster),
+      dispatcher_(dispatcher),
+      clock_(clock),
+      created_(clock.Now()),
+      pool_(max_waiting, model, clock, metrics, seed_source,
+            [&dispatcher](const RequestId& id, absl::StatusOr<PreparedRequest> prepared) {
+              dispatcher.Prepared(id, std::move(prepared));
+            }) {}
+
+absl::Status IntakeService::Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) {
+  RETURN_IF_ERROR(CheckModel(request.model));
+  request.arrival = clock_.Now();
+  TokenizeJob job{.request = std::move(request), .max_model_len = MaxModelLen()};
+  job.prompt_bytes = PromptBytes(job.request);
+  RequestArrival arrival{.id = job.request.id,
+                         .sink = std::move(sink),
+                         .arrival = job.request.arrival,
+                         .deadline = job.request.deadline,
+                         .prompt_bytes = job.prompt_bytes};
+  job.abandoned = arrival.abandoned;
+  RETURN_IF_ERROR(dispatcher_.Announce(std::move(arrival)));
+  // Announce counted the request, so the lane has a place for it.
+  const RequestId id = job.request.id;
+  const absl::Status queued = pool_.Submit(std::move(job));
+  if (!queued.ok()) dispatcher_.Prepared(id, queued);
+  return absl::OkStatus();
+}
+
+void IntakeService::Cancel(const RequestId& id) { dispatcher_.Cancel(id); }
+
+std::vector<ModelInfo> IntakeService::Models() const {
+  return {ModelInfo{.id = model_.name,
+                    .max_model_len = MaxModelLen(),
+                    .healthy_groups = cluster_.num_healthy(),
+                    .created_unix_seconds = absl::ToUnixSeconds(created_)}};
+}
+
+absl::StatusOr<std::vector<TokenId>> IntakeService::Tokenize(std::string_view model,
+                                                             std::string_view text,
+                                                             bool parse_special) const {
+  RETURN_IF_ERROR(CheckModel(model));
+  return model_.tokenizer->Encode(
+      text, parse_special ? text::SpecialTokens::kParse : text::SpecialTokens::kAsText);
+}
+
+absl::StatusOr<std::string> IntakeService::Detokenize(std::string_view model,
+                                                      const std::vector<TokenId>& ids) const {
+  RETURN_IF_ERROR(CheckModel(model));
+  return model_.tokenizer->Decode(ids, /*skip_special=*/false);
+}
+
+bool IntakeService::Ready() const { return dispatcher_.accepting() && cluster_.num_healthy() > 0; }
+
+absl::Status IntakeService::CheckModel(std::string_view name) const {
+  if (name == model_.name) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(
+      "model '", std::string(name), "' does not exist; this router serves '", model_.name, "'"));
+}
+
+int32_t IntakeService::MaxModelLen() const {
+  int32_t longest = 0;
+  for (const Group& group : cluster_.view()->groups) {
+    longest = std::max(longest, group.limits.max_model_len);
+  }
+  return longest > 0 ? std::min(longest, model_.max_model_len) : model_.max_model_len;
+}
+
+}  // namespace longhaul::router

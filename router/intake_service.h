@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/clock.h"
+#include "router/cluster_watch.h"
+#include "router/dispatcher.h"
+#include "router/intake.h"
+#include "router/router_metrics.h"
+#include "router/served_model.h"
+#include "router/tokenize_pool.h"
+
+namespace longhaul::router {
+
+// The Intake of a router that serves one model: hands requests to the tokenizing pool and to the
+// dispatcher, which owns them from the first moment. Thread-safe.
+class IntakeService final : public Intake {
+ public:
+  // All are borrowed and outlive this. `max_waiting` bounds the requests that wait to be tokenized
+  // and must not be below the dispatcher's max_requests. `seed_source` as in TokenizePool.
+  IntakeService(const ServedModel& model, const ClusterWatch& cluster, Dispatcher& dispatcher,
+                const Clock& clock, RouterMetrics& metrics, size_t max_waiting,
+                uint64_t seed_source);
+
+  absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) override;
+  void Cancel(const RequestId& id) override;
+  std::vector<ModelInfo> Models() const override;
+  absl::StatusOr<std::vector<TokenId>> Tokenize(std::string_view model, std::string_view text,
+                                                bool parse_special) const override;
+  absl::StatusOr<std::string> Detokenize(std::string_view model,
+                                         const std::vector<TokenId>& ids) const override;
+  bool Ready() const override;
+
+ private:
+  absl::Status CheckModel(std::string_view name) const;
+  // The longest of the groups that are there, else the configured length; never above the latter.
+  int32_t MaxModelLen() const;
+
+  const ServedModel& model_;
+  const ClusterWatch& cluster_;
+  Dispatcher& dispatcher_;
+  const Clock& clock_;
+  const absl::Time created_;
+  TokenizePool pool_;
+};
+
+}  // namespace longhaul::router

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/text/tokenizer.h"
+#include "common/types.h"
+#include "router/admission_queue.h"
+#include "router/choice_output.h"
+#include "router/placement.h"
+#include "router/prepare_request.h"
+#include "router/response_sink.h"
+
+namespace longhaul::router {
+
+// A request as the dispatch thread takes it over, before it is tokenized.
+struct RequestArrival {
+  RequestId id;
+  std::shared_ptr<ResponseSink> sink;
+  absl::Time arrival = absl::InfinitePast();
+  absl::Time deadline = absl::InfiniteFuture();
+  int64_t prompt_bytes = 0;  // what it counts for in the budget of prompts held
+  // Set when nobody wants the prompt any more, so that tokenizing it can be skipped.
+  std::shared_ptr<std::atomic<bool>> abandoned = std::make_shared<std::atomic<bool>>(false);
+};
+
+// Where one choice stands. `execution` names the running one (0 = none).
+struct ChoiceState {
+  WaitingExecution waiting;  // as admitted, to put it back
+  absl::Time queued_at = absl::InfinitePast();
+  uint64_t execution = 0;
+  GroupLife group;  // of the running execution
+  bool admitted = false;
+  bool prefill_began = false;
+  int32_t retries = 0;  // after UNAVAILABLE; at most one
+  int32_t cached_tokens = 0;
+  bool done = false;
+  // Groups not to be asked again before `until`.
+  struct Hold {
+    GroupLife group;
+    absl::Time until;
+  };
+  std::vector<Hold> holds;
+  std::optional<absl::Time> first_token;
+  std::unique_ptr<ChoiceOutput> output;
+};
+
+// One request from arrival to its end, and the only caller of its sink: Finished of the last choice
+// or an error, exactly once. Knows no group, queue or wire. Thread-compatible, owned by the
+// dispatch thread.
+class LiveRequest {
+ public:
+  explicit LiveRequest(RequestArrival arrival);
+
+  const RequestArrival& arrival() const { return arrival_; }
+  bool prepared() const { return prepared_.has_value(); }
+  // Precondition of what follows: SetPrepared was called.
+  const PreparedRequest& request() const { return *prepared_; }
+  std::vector<ChoiceState>& choices() { return choices_; }
+  int32_t prompt_tokens() const { return static_cast<int32_t>(prepared_->prompt->size()); }
+
+  // Makes the choices. `tokenizer` is borrowed.
+  void SetPrepared(PreparedRequest prepared, const text::Tokenizer& tokenizer);
+
+  void Queued(size_t num_ahead, std::optional<double> predicted_wait_seconds);
+
+  // Reported for choice 0 only: the choices of a request share their prompt.
+  void Progress(int32_t choice, const ProgressEvent& event);
+
+  // Returns true if a stop string ended the choice; FinishChoice is then to be called.
+  bool Deliver(int32_t choice, std::vector<GeneratedToken> tokens, absl::Time now);
+
+  // Returns true if all choices are done now.
+  bool FinishChoice(int32_t choice, FinishReason reason);
+
+  void Fail(const absl::Status& status);
+
+ private:
+  const RequestArrival arrival_;
+  std::optional<PreparedRequest> prepared_;
+  std::vector<ChoiceState> choices_;
+  int32_t num_done_ = 0;
+  bool ended_ = false;
+};
+
+}  // namespace longhaul::router

@@ -1,0 +1,78 @@
+#include "router/prepare_request.h"
+
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "router/error_detail.h"
+#include "router/resolve_sampling.h"
+
+namespace longhaul::router {
+namespace {
+
+// Gives an error about client text the name of the field it came in.
+absl::Status AtField(const char* field, const absl::Status& status) {
+  if (!absl::IsInvalidArgument(status)) return status;
+  return InvalidField(field, absl::StrCat(field, ": ", std::string(status.message())));
+}
+
+absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model) {
+  if (!model.chat_template) {
+    return InvalidField("messages", "the model has no chat template: use completions");
+  }
+  absl::StatusOr<std::vector<TokenId>> ids = model.chat_template->EncodeChat(
+      *model.tokenizer, chat.messages, chat.tools_json, /*add_generation_prompt=*/true);
+  if (!ids.ok()) return AtField("messages", ids.status());
+  return ids;
+}
+
+absl::StatusOr<std::vector<TokenId>> Encode(GenerateRequest& request, const ServedModel& model) {
+  if (const auto* chat = std::get_if<ChatInput>(&request.input)) return EncodeChat(*chat, model);
+  if (const auto* text = std::get_if<TextInput>(&request.input)) {
+    // A raw prompt is the client's own: it may write special tokens, as it can in vLLM.
+    absl::StatusOr<std::vector<TokenId>> ids =
+        model.tokenizer->Encode(text->prompt, text::SpecialTokens::kParse);
+    if (!ids.ok()) return AtField("prompt", ids.status());
+    return ids;
+  }
+  std::vector<TokenId> ids = std::move(std::get<TokenInput>(request.input).ids);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= model.vocab_size) {
+      return InvalidField("prompt",
+                          absl::StrCat("prompt has token id ", ids[i], " at position ", i,
+                                       ", must be in [0, ", model.vocab_size, ") (vocabulary)"));
+    }
+  }
+  return ids;
+}
+
+}  // namespace
+
+absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const ServedModel& model,
+                                               int32_t max_model_len, uint64_t drawn_seed) {
+  const ModelLimits limits{.vocab_size = model.vocab_size, .max_model_len = max_model_len};
+  RETURN_IF_ERROR(CheckRequestShape(request));
+  ASSIGN_OR_RETURN(SamplingParams sampling,
+                   ResolveSampling(request.sampling, model.defaults, limits, drawn_seed));
+  absl::StatusOr<text::StopMatcher> stop_matcher = text::StopMatcher::Create(request.stop);
+  if (!stop_matcher.ok()) return AtField("stop", stop_matcher.status());
+
+  ASSIGN_OR_RETURN(std::vector<TokenId> ids, Encode(request, model));
+  ASSIGN_OR_RETURN(StopParams stop,
+                   ResolveStopping(request, limits, static_cast<int64_t>(ids.size())));
+  return PreparedRequest{
+      .prompt = std::make_shared<const std::vector<TokenId>>(std::move(ids)),
+      .sampling = std::move(sampling),
+      .stop = std::move(stop),
+      .stop_strings = std::move(request.stop),
+      .stop_matcher = *std::move(stop_matcher),
+      .num_choices = static_cast<int32_t>(request.num_choices),
+      .priority = request.priority,
+      .model = std::move(request.model),
+      .tenant = std::move(request.tenant),
+      .traceparent = std::move(request.traceparent),
+  };
+}
+
+}  // namespace longhaul::router

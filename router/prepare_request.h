@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/sampling_params.h"
+#include "common/text/stop_matcher.h"
+#include "common/types.h"
+#include "router/request.h"
+#include "router/served_model.h"
+
+namespace longhaul::router {
+
+// A request that can be executed: tokenized, checked, every default resolved.
+struct PreparedRequest {
+  std::shared_ptr<const std::vector<TokenId>> prompt;
+  SamplingParams sampling;  // of choice 0; choice i has seed + i
+  StopParams stop;
+  std::vector<std::string> stop_strings;
+  text::StopMatcher stop_matcher;  // fresh; each choice copies it
+  int32_t num_choices = 1;
+  int32_t priority = 0;
+  std::string model;
+  std::string tenant;
+  std::string traceparent;
+};
+
+// Checks ranges first (cheap), then renders and tokenizes (seconds for a million tokens), then
+// checks lengths against `max_model_len`. `drawn_seed` is used if the client left the seed open.
+// Pure but for its time. Errors: InvalidField, and kResourceExhausted from the tokenizer.
+absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const ServedModel& model,
+                                               int32_t max_model_len, uint64_t drawn_seed);
+
+}  // namespace longhaul::router
