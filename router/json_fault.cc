@@ -17,8 +17,7 @@ constexpr size_t kMaxKeyBytes = 64;
 // gives some path, never an error.
 class PathWalker {
  public:
-  explicit PathWalker(std::string_view json)
-      : json_(json), invalid_(text::FindInvalidUtf8(json)) {}
+  explicit PathWalker(std::string_view json) : json_(json), invalid_(text::FindInvalidUtf8(json)) {}
 
   std::optional<JsonFault> Run() {
     while (offset_ < json_.size()) {
@@ -105,8 +104,7 @@ class PathWalker {
       offset_ += 6;
       if (*unit < 0xD800 || *unit > 0xDFFF) continue;
       const std::optional<uint32_t> next = EscapedUnit(offset_);
-      const bool paired =
-          *unit < 0xDC00 && next.has_value() && *next >= 0xDC00 && *next <= 0xDFFF;
+      const bool paired = *unit < 0xDC00 && next.has_value() && *next >= 0xDC00 && *next <= 0xDFFF;
       if (paired) offset_ += 6;
       lone_surrogate |= !paired;
     }

@@ -38,9 +38,8 @@ std::string TypeName(element value) {
 
 // Reads a field with `read` if it is there.
 template <typename Read>
-auto Optional(const JsonFields& fields, std::string_view name, Read read)
-    -> absl::StatusOr<std::optional<
-        typename decltype(read(std::declval<element>(), std::string()))::value_type>> {
+auto Optional(const JsonFields& fields, std::string_view name, Read read) -> absl::StatusOr<
+    std::optional<typename decltype(read(std::declval<element>(), std::string()))::value_type>> {
   using Value = typename decltype(read(std::declval<element>(), std::string()))::value_type;
   const std::optional<element> value = fields.Find(name);
   if (!value.has_value()) return std::optional<Value>();
@@ -51,8 +50,8 @@ auto Optional(const JsonFields& fields, std::string_view name, Read read)
 }  // namespace
 
 absl::Status WrongType(element value, const std::string& path, std::string_view expected) {
-  return InvalidField(path, absl::StrCat(path, " must be ", std::string(expected), ", got ",
-                                         TypeName(value)));
+  return InvalidField(
+      path, absl::StrCat(path, " must be ", std::string(expected), ", got ", TypeName(value)));
 }
 
 absl::StatusOr<std::string> StringAt(element value, const std::string& path) {
@@ -85,8 +84,8 @@ absl::StatusOr<int64_t> IntegerAt(element value, const std::string& path, int64_
     fits = true;
   }
   if (!fits || integer < min || integer > max) {
-    return InvalidField(
-        path, absl::StrCat(path, " is ", TypeName(value), ", limit ", min, " to ", max));
+    return InvalidField(path,
+                        absl::StrCat(path, " is ", TypeName(value), ", limit ", min, " to ", max));
   }
   return integer;
 }
@@ -118,11 +117,10 @@ absl::StatusOr<std::optional<double>> JsonFields::Number(std::string_view name) 
 }
 
 absl::StatusOr<std::optional<bool>> JsonFields::Bool(std::string_view name) const {
-  return Optional(*this, name,
-                  [](element value, const std::string& path) -> absl::StatusOr<bool> {
-                    if (!value.is_bool()) return WrongType(value, path, "true or false");
-                    return value.get_bool().value_unsafe();
-                  });
+  return Optional(*this, name, [](element value, const std::string& path) -> absl::StatusOr<bool> {
+    if (!value.is_bool()) return WrongType(value, path, "true or false");
+    return value.get_bool().value_unsafe();
+  });
 }
 
 absl::StatusOr<std::optional<int64_t>> JsonFields::Integer(std::string_view name, int64_t min,
@@ -147,8 +145,8 @@ absl::StatusOr<std::optional<simdjson::dom::array>> JsonFields::Array(std::strin
         }
         // size() saturates at 2^24 - 1, above every limit that is asked for here.
         if (items.size() > max_items) {
-          return InvalidField(path, absl::StrCat(path, " has ", items.size(), " items, limit ",
-                                                 max_items));
+          return InvalidField(
+              path, absl::StrCat(path, " has ", items.size(), " items, limit ", max_items));
         }
         return items;
       });
