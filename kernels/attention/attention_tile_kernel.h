@@ -36,7 +36,7 @@ inline void Scores(const float* const* q, const Element* k, int32_t width, float
       for (int v = 0; v < Isa::kVecs; ++v) acc[r][v] = Isa::Zero();
     }
     const Element* column = k + panel;
-    for (int d = 0; d < kHeadDim; ++d) {
+    for (int64_t d = 0; d < kHeadDim; ++d) {
       Vec key[Isa::kVecs];
 #pragma GCC unroll 8
       for (int v = 0; v < Isa::kVecs; ++v) {
@@ -53,7 +53,7 @@ inline void Scores(const float* const* q, const Element* k, int32_t width, float
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
       for (int v = 0; v < Isa::kVecs; ++v) {
-        Isa::Store(s + r * kBlockTokens + panel + v * Isa::kWidth, acc[r][v]);
+        Isa::Store(s + r * int64_t{kBlockTokens} + panel + v * Isa::kWidth, acc[r][v]);
       }
     }
   }
@@ -76,7 +76,7 @@ inline void AddWeighted(const float* s, const float* alpha, const Element* value
       }
     }
     const Element* row = value + panel;
-    for (int32_t key = 0; key < num_keys; ++key) {
+    for (int64_t key = 0; key < num_keys; ++key) {
       Vec element[Isa::kVecs];
 #pragma GCC unroll 8
       for (int v = 0; v < Isa::kVecs; ++v) {
@@ -84,7 +84,7 @@ inline void AddWeighted(const float* s, const float* alpha, const Element* value
       }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const Vec weight = Isa::Set1(s[r * kBlockTokens + key]);
+        const Vec weight = Isa::Set1(s[r * int64_t{kBlockTokens} + key]);
 #pragma GCC unroll 8
         for (int v = 0; v < Isa::kVecs; ++v) {
           acc[r][v] = Isa::MulAdd(weight, element[v], acc[r][v]);
