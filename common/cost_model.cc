@@ -90,8 +90,14 @@ void CostModel::Observe(const UnitShape& shape, double seconds) {
     }
     moment_[i] = kForget * moment_[i] + feature[i];  // the target is 1: seconds / seconds
   }
+  most_new_tokens_ = std::max(most_new_tokens_, shape.new_tokens);
+  most_pairs_ = std::max(most_pairs_, shape.pairs);
   known_ = true;
   Fit();
+}
+
+bool CostModel::Covers(const UnitShape& shape) const {
+  return shape.new_tokens <= 2 * most_new_tokens_ && shape.pairs <= 2 * most_pairs_;
 }
 
 void CostModel::Fit() {

@@ -51,6 +51,9 @@ class CostModel {
 
   // False until something was observed or given: predictions are then zero.
   bool known() const { return known_; }
+  // Whether a prediction for this shape is more than extrapolation: it is at most twice as large,
+  // in tokens and in pairs, as something observed. A rank is not called stalled on a mere guess.
+  bool Covers(const UnitShape& shape) const;
   const CostCoefficients& coefficients() const { return coefficients_; }
 
  private:
@@ -62,6 +65,8 @@ class CostModel {
   std::array<Vector, kTerms> normal_{};  // weighted sum of outer products of scaled features
   Vector moment_{};                      // weighted sum of scaled features times seconds
   CostCoefficients coefficients_;
+  double most_new_tokens_ = 0;  // observed
+  double most_pairs_ = 0;
   bool known_ = false;
 };
 

@@ -100,6 +100,16 @@ TEST(CostModel, FollowsAMachineThatSlowsDown) {
   EXPECT_NEAR(Seconds(model.coefficients(), 40'960, 8192), expected, 0.02 * expected);
 }
 
+TEST(CostModel, KnowsWhereItExtrapolates) {
+  CostModel model;
+  EXPECT_FALSE(model.Covers(Shape(0, 1)));
+  model.Observe(Shape(1000, 100), 1);
+  EXPECT_TRUE(model.Covers(Shape(0, 1)));
+  EXPECT_TRUE(model.Covers(Shape(0, 200)));
+  EXPECT_FALSE(model.Covers(Shape(0, 201)));
+  EXPECT_FALSE(model.Covers(Shape(10'000, 100))) << "ten times the history";
+}
+
 TEST(CostModel, StartsFromWhatWasKnownBefore) {
   const CostCoefficients prior = {.c = 0.01, .g = 1e-8, .b = 1e-5, .a = 1e-10};
   const CostModel model(prior);

@@ -1,0 +1,365 @@
+#include "worker/leader/engine_core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+
+namespace longhaul::worker::leader {
+namespace {
+
+// Finished requests kept for a reader to come back; beyond it the oldest are forgotten early. At
+// most 8,192 tokens each by default: some 100 MB with logprobs at the very worst, usually under 1
+// MB.
+constexpr size_t kMaxKept = 1024;
+
+// Rejected without a cost model: a guess that keeps routers from hammering.
+constexpr double kDefaultWaitSeconds = 1.0;
+
+bool SameForRouters(const Load& a, const Load& b) {
+  return a.incarnation == b.incarnation && a.running_requests == b.running_requests &&
+         a.waiting_requests == b.waiting_requests && a.free_kv_blocks == b.free_kv_blocks &&
+         a.queued_prefill_tokens == b.queued_prefill_tokens && a.draining == b.draining;
+}
+
+const char* Name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "";
+}
+
+}  // namespace
+
+EngineCore::EngineCore(const EngineOptions& options, PlanSink& sink, RequestTable& requests,
+                       LoadBoard& board, LeaderMetrics& metrics)
+    : stop_rule_(options.end_tokens),
+      vocab_size_(options.vocab_size),
+      sink_(sink),
+      requests_(requests),
+      board_(board),
+      metrics_(metrics),
+      scheduler_(options.scheduler, stop_rule_) {}
+
+void EngineCore::Submit(Request request, std::shared_ptr<EventLog> log, absl::Time now) {
+  const int64_t prompt_tokens = request.prompt_tokens();
+  const int64_t max_tokens = request.stopping.max_tokens;
+  CHECK(prompt_tokens > 0 && max_tokens >= 0) << "request=" << request.id.ToString();
+  if (absl::Status fits = scheduler_.CheckFits(prompt_tokens, max_tokens); !fits.ok()) {
+    return log->Close(std::move(fits));
+  }
+  const absl::Status room = draining_ ? absl::UnavailableError("the leader drains")
+                                      : scheduler_.CheckRoom(prompt_tokens, max_tokens);
+  if (!room.ok()) {
+    metrics_.RequestRejected();
+    LOG(INFO) << "request=" << request.id.ToString() << " event=rejected reason=\""
+              << room.message() << "\"";
+    log->Append(
+        RejectedEvent{.predicted_wait_seconds = std::max(kDefaultWaitSeconds, QueuedSeconds()),
+                      .reason = std::string(room.message())});
+    return log->Close(absl::OkStatus());
+  }
+  const RequestId id = request.id;
+  if (!requests_.Add(id, log)) {
+    return log->Close(
+        absl::AlreadyExistsError(absl::StrCat("request ", id.ToString(), " is known already")));
+  }
+  Entry& entry = entries_[id];
+  entry = {.sequence = nullptr,
+           .log = log,
+           .deadline = request.deadline,
+           .detach_ttl = request.detach_ttl};
+  WakeAt(entry.deadline);
+  entry.sequence = &scheduler_.Enqueue(std::move(request));
+  const double wait = SecondsAhead(*entry.sequence);
+  LOG(INFO) << "request=" << id.ToString() << " event=admitted prompt_tokens=" << prompt_tokens
+            << " max_tokens=" << max_tokens << " predicted_wait_seconds=" << wait;
+  log->Append(AdmittedEvent{.cached_tokens = 0, .predicted_wait_seconds = wait});
+  // The stream may have closed before the table knew the request.
+  if (log->num_readers() == 0) ReaderLeft(id, now);
+}
+
+void EngineCore::Cancel(const RequestId& id, absl::Time now) {
+  const auto it = entries_.find(id);
+  if (it == entries_.end() || it->second.sequence == nullptr) return;
+  Finish(id, FinishReason::kCancelled, absl::OkStatus(), now);
+}
+
+void EngineCore::ReaderLeft(const RequestId& id, absl::Time now) {
+  const auto it = entries_.find(id);
+  if (it == entries_.end() || it->second.log->num_readers() > 0) return;
+  if (!it->second.detach_ttl) return Cancel(id, now);
+  it->second.expiry = now + *it->second.detach_ttl;
+  WakeAt(it->second.expiry);
+}
+
+void EngineCore::Drain(absl::Time deadline) {
+  LOG(INFO) << "event=draining requests=" << entries_.size();
+  draining_ = true;
+  drain_deadline_ = std::min(drain_deadline_, deadline);
+  WakeAt(drain_deadline_);
+}
+
+void EngineCore::Stop(const absl::Status& reason, absl::Time now) {
+  draining_ = true;
+  FailAll(reason, now);
+}
+
+void EngineCore::FailAll(const absl::Status& reason, absl::Time now) {
+  std::vector<RequestId> live;
+  for (const auto& [id, entry] : entries_) {
+    if (entry.sequence != nullptr) live.push_back(id);
+  }
+  for (const RequestId& id : live) Finish(id, FinishReason::kError, reason, now);
+}
+
+void EngineCore::Finish(const RequestId& id, FinishReason reason, const absl::Status& error,
+                        absl::Time now) {
+  Entry& entry = entries_.at(id);
+  Sequence& sequence = *std::exchange(entry.sequence, nullptr);
+  const FinishedEvent event = {.reason = reason,
+                               .prompt_tokens = static_cast<int32_t>(sequence.prompt_tokens()),
+                               .cached_tokens = 0,
+                               .completion_tokens = static_cast<int32_t>(sequence.output.size()),
+                               .error = error};
+  LOG(INFO) << "request=" << id.ToString() << " event=finished reason=" << Name(reason)
+            << " completion_tokens=" << event.completion_tokens << (error.ok() ? "" : " error=\"")
+            << error.message() << (error.ok() ? "" : "\"");
+  scheduler_.End(sequence);  // `sequence` is gone
+  metrics_.RequestFinished(reason);
+  const std::shared_ptr<EventLog> log = entry.log;
+  entry.deadline = absl::InfiniteFuture();
+  if (!entry.detach_ttl) {
+    Forget(id);
+  } else {
+    entry.expiry = now + *entry.detach_ttl;
+    WakeAt(entry.expiry);
+    kept_.push_back(id);
+    if (kept_.size() > kMaxKept) {
+      Forget(kept_.front());
+      kept_.pop_front();
+    }
+  }
+  log->Append(event);
+  log->Close(absl::OkStatus());
+}
+
+void EngineCore::Forget(const RequestId& id) {
+  entries_.erase(id);
+  requests_.Remove(id);
+}
+
+void EngineCore::GroupUp(uint64_t incarnation, int32_t kv_blocks) {
+  CHECK(incarnation_ == 0) << "group " << incarnation << " up while " << incarnation_ << " is";
+  incarnation_ = incarnation;
+  scheduler_.GroupUp(kv_blocks);
+}
+
+void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, absl::Time now) {
+  if (incarnation != incarnation_) return;
+  incarnation_ = 0;
+  predicted_seconds_.clear();
+  metrics_.RanksRestarted();
+  for (Sequence* sequence : scheduler_.GroupDown()) {
+    const RequestId id = sequence->request.id;
+    if (!sequence->output.empty()) {
+      Finish(
+          id, FinishReason::kError,
+          absl::UnavailableError(absl::StrCat("the ranks were lost after ", sequence->output.size(),
+                                              " tokens: ", std::string(reason.message()))),
+          now);
+    } else if (sequence->replays == 1) {
+      Finish(id, FinishReason::kError,
+             absl::UnavailableError(absl::StrCat("the ranks were lost twice under this request: ",
+                                                 std::string(reason.message()))),
+             now);
+    } else {
+      ++sequence->replays;
+      metrics_.RequestReplayed();
+      LOG(INFO) << "request=" << id.ToString() << " event=replayed";
+    }
+  }
+}
+
+void EngineCore::StepDone(uint64_t incarnation, const StepResult& result, absl::Time now) {
+  if (incarnation != incarnation_) return;  // of ranks that were given up since
+  absl::StatusOr<PlannedStep> step = scheduler_.Retire(result.step_id);
+  if (!step.ok()) return sink_.Fail(incarnation, std::string(step.status().message()));
+  const double predicted = predicted_seconds_.front();
+  predicted_seconds_.pop_front();
+  if (!step->slices.empty()) metrics_.UnitDone(result.seconds, predicted);
+  if (step->has_prefill) cost_.Observe(step->shape, result.seconds);
+  for (const PlannedSlice& slice : step->slices) {
+    if (slice.sequence != nullptr) ApplySlice(slice, result, now);
+  }
+}
+
+void EngineCore::ApplySlice(const PlannedSlice& slice, const StepResult& result, absl::Time now) {
+  Sequence& sequence = *slice.sequence;
+  const RequestId id = sequence.request.id;
+  auto same_sequence = [&sequence](const auto& s) { return s.sequence_id == sequence.id; };
+  const auto error = std::find_if(result.errors.begin(), result.errors.end(), same_sequence);
+  if (error != result.errors.end()) {
+    return Finish(id, FinishReason::kError, absl::InternalError(error->message), now);
+  }
+  if (slice.begin < sequence.prompt_tokens()) {
+    metrics_.PrefillTokens(slice.count);
+    const int64_t processed = slice.begin + slice.count;
+    ProgressEvent progress = {.prompt_tokens = static_cast<int32_t>(sequence.prompt_tokens()),
+                              .cached_tokens = 0,
+                              .processed_tokens = static_cast<int32_t>(processed),
+                              .eta_seconds = std::nullopt};
+    if (cost_.known()) progress.eta_seconds = SecondsAhead(sequence) + PrefillSeconds(sequence);
+    entries_.at(id).log->Append(progress);
+  }
+  if (!slice.sample) {
+    if (sequence.prefill_done()) {  // prefill only: nothing will be sampled
+      Finish(id, FinishReason::kLength, absl::OkStatus(), now);
+    }
+    return;
+  }
+  const auto sampled = std::find_if(result.sampled.begin(), result.sampled.end(), same_sequence);
+  if (sampled == result.sampled.end()) {
+    return sink_.Fail(incarnation_, absl::StrCat("step ", result.step_id,
+                                                 " brought no token for "
+                                                 "sequence ",
+                                                 sequence.id));
+  }
+  const TokenId token = sampled->token.token;
+  if (token < 0 || token >= vocab_size_) {
+    return sink_.Fail(incarnation_, absl::StrCat("step ", result.step_id, " sampled token ", token,
+                                                 ", vocabulary ", vocab_size_));
+  }
+  AcceptToken(sequence, sampled->token, now);
+}
+
+void EngineCore::AcceptToken(Sequence& sequence, const GeneratedToken& token, absl::Time now) {
+  const RequestId id = sequence.request.id;
+  const StopRule::Verdict verdict =
+      stop_rule_.Judge(sequence.request, sequence.output.size(), token.token);
+  if (verdict != StopRule::Verdict::kEndToken) {
+    if (sequence.output.empty()) {
+      metrics_.FirstToken(now - sequence.request.arrival);
+    } else {
+      metrics_.NextToken(now - sequence.last_token_time);
+    }
+    sequence.last_token_time = now;
+    sequence.output.push_back(token.token);
+    entries_.at(id).log->Append(TokensEvent{.tokens = {token}});
+  }
+  switch (verdict) {
+    case StopRule::Verdict::kContinue:
+      return;
+    case StopRule::Verdict::kEndToken:
+    case StopRule::Verdict::kStopToken:
+      return Finish(id, FinishReason::kStop, absl::OkStatus(), now);
+    case StopRule::Verdict::kLengthReached:
+      return Finish(id, FinishReason::kLength, absl::OkStatus(), now);
+  }
+}
+
+void EngineCore::Advance(absl::Time now) {
+  if (now >= next_wake_) EndOverdue(now);
+  while (std::optional<StepPlan> plan = scheduler_.Next()) {
+    const PlannedStep& step = scheduler_.in_flight().back();
+    std::optional<double> predicted;
+    if (!step.has_prefill) {
+      predicted = 0;  // decode: far below what a stalled rank is measured by
+    } else if (cost_.Covers(step.shape)) {
+      predicted = PredictSeconds(cost_.coefficients(), step.shape);
+    }
+    predicted_seconds_.push_back(predicted.value_or(0));
+    sink_.Send(incarnation_, *std::move(plan), predicted);
+  }
+  PublishLoad();
+}
+
+void EngineCore::EndOverdue(absl::Time now) {
+  next_wake_ = absl::InfiniteFuture();
+  std::vector<RequestId> overdue, expired;
+  for (auto& [id, entry] : entries_) {
+    if (entry.expiry <= now) {
+      if (entry.log->num_readers() > 0) {
+        entry.expiry = absl::InfiniteFuture();  // somebody came back; their leaving sets it again
+      } else {
+        expired.push_back(id);
+        continue;
+      }
+    }
+    if (entry.deadline <= now) {
+      overdue.push_back(id);
+      continue;
+    }
+    WakeAt(std::min(entry.deadline, entry.expiry));
+  }
+  for (const RequestId& id : overdue) {
+    Finish(id, FinishReason::kError, absl::DeadlineExceededError("the request's deadline is over"),
+           now);
+  }
+  for (const RequestId& id : expired) {
+    Cancel(id, now);  // if it still runs
+    std::erase(kept_, id);
+    Forget(id);
+  }
+  if (drain_deadline_ <= now) {
+    drain_deadline_ = absl::InfiniteFuture();
+    FailAll(absl::UnavailableError("the leader drains and its deadline is over"), now);
+  }
+  WakeAt(drain_deadline_);
+}
+
+void EngineCore::WakeAt(absl::Time time) { next_wake_ = std::min(next_wake_, time); }
+
+double EngineCore::PrefillSeconds(const Sequence& sequence) const {
+  return PredictPrefillSeconds(cost_.coefficients(), sequence.processed_tokens,
+                               sequence.prompt_tokens() - sequence.processed_tokens,
+                               scheduler_.limits().max_num_batched_tokens);
+}
+
+double EngineCore::SecondsAhead(const Sequence& sequence) const {
+  double seconds = 0;
+  for (const std::vector<Sequence*>* line : {&scheduler_.running(), &scheduler_.waiting()}) {
+    for (const Sequence* ahead : *line) {
+      if (ahead == &sequence) return seconds;
+      seconds += PrefillSeconds(*ahead);
+    }
+  }
+  return seconds;
+}
+
+double EngineCore::QueuedSeconds() const {
+  double seconds = 0;
+  for (const Sequence* s : scheduler_.running()) seconds += PrefillSeconds(*s);
+  for (const Sequence* s : scheduler_.waiting()) seconds += PrefillSeconds(*s);
+  return seconds;
+}
+
+void EngineCore::PublishLoad() {
+  Load load = {.incarnation = incarnation_,
+               .running_requests = static_cast<int32_t>(scheduler_.running().size()),
+               .waiting_requests = static_cast<int32_t>(scheduler_.waiting().size()),
+               .kv_blocks = scheduler_.num_blocks(),
+               .free_kv_blocks = scheduler_.num_free_blocks(),
+               .draining = draining_,
+               .cost = cost_.coefficients()};
+  for (const std::vector<Sequence*>* line : {&scheduler_.running(), &scheduler_.waiting()}) {
+    for (const Sequence* s : *line) {
+      load.queued_prefill_tokens += std::max<int64_t>(s->prompt_tokens() - s->processed_tokens, 0);
+    }
+  }
+  if (published_ && SameForRouters(*published_, load)) return;
+  load.queued_seconds = QueuedSeconds();
+  published_ = load;
+  metrics_.LoadChanged(load);
+  board_.Publish(load);
+}
+
+}  // namespace longhaul::worker::leader

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/mutex.h"
+#include "common/sampling_params.h"
+
+namespace longhaul::worker::leader {
+
+struct AdmittedEvent {
+  int32_t cached_tokens = 0;
+  double predicted_wait_seconds = 0;  // until prefill starts
+};
+// Nothing was kept; the router tries elsewhere.
+struct RejectedEvent {
+  double predicted_wait_seconds = 0;
+  std::string reason;
+};
+struct ProgressEvent {
+  int32_t prompt_tokens = 0;
+  int32_t cached_tokens = 0;
+  int32_t processed_tokens = 0;       // includes cached ones
+  std::optional<double> eta_seconds;  // to the first token; absent until a prediction exists
+};
+struct TokensEvent {
+  std::vector<GeneratedToken> tokens;
+};
+enum class FinishReason { kStop, kLength, kCancelled, kError };
+struct FinishedEvent {
+  FinishReason reason = FinishReason::kStop;
+  int32_t prompt_tokens = 0;
+  int32_t cached_tokens = 0;
+  int32_t completion_tokens = 0;
+  absl::Status error;  // with kError
+};
+using Event = std::variant<AdmittedEvent, RejectedEvent, ProgressEvent, TokensEvent, FinishedEvent>;
+
+// All events of one request, numbered from 0, so that a stream can be picked up where it broke.
+//
+// Kept whole: an answer is bounded by max_tokens and its progress by the number of its chunks, so a
+// slow reader costs memory that was there anyway and never holds up generation. Thread-safe: the
+// engine thread writes, each stream reads at its own pace.
+class EventLog {
+ public:
+  // Somebody who wants to know of new events. Called without a lock, from the engine thread:
+  // returns at once.
+  class Reader {
+   public:
+    virtual ~Reader() = default;
+    virtual void OnEvents() = 0;
+  };
+
+  struct Item {
+    std::optional<Event> event;       // the event asked for
+    std::optional<absl::Status> end;  // or: there is none and none will come; how the stream ends
+  };
+
+  void Append(Event event) EXCLUDES(mutex_);
+  // No event follows. `status` is the stream's own: OK also for a request that ended with an error.
+  void Close(absl::Status status) EXCLUDES(mutex_);
+
+  // Event `number`, or the end, or neither yet.
+  Item Read(uint64_t number) const EXCLUDES(mutex_);
+
+  void AddReader(std::shared_ptr<Reader> reader) EXCLUDES(mutex_);
+  void RemoveReader(const Reader* reader) EXCLUDES(mutex_);
+  size_t num_readers() const EXCLUDES(mutex_);
+  bool closed() const EXCLUDES(mutex_);
+
+ private:
+  void Notify() EXCLUDES(mutex_);
+
+  mutable Mutex mutex_;
+  std::vector<Event> events_ GUARDED_BY(mutex_);
+  std::optional<absl::Status> end_ GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<Reader>> readers_ GUARDED_BY(mutex_);
+};
+
+}  // namespace longhaul::worker::leader

@@ -1,0 +1,368 @@
+#include "worker/leader/group.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+
+namespace longhaul::worker::leader {
+namespace {
+
+// Commands: heartbeats, results and plans, each bounded by the ranks; far above what they can
+// queue.
+constexpr size_t kQueueCapacity = 16'384;
+// Streams without a Register at the same time; more are refused.
+constexpr size_t kMaxStrangers = 64;
+// How often a rank that has not dialled yet is looked at, and one whose stream is open.
+constexpr absl::Duration kStartingLook = absl::Milliseconds(50);
+constexpr absl::Duration kRunningLook = absl::Seconds(1);
+// After a stream ended: for the process to end by itself, so that its exit status can be told.
+constexpr absl::Duration kExitGrace = absl::Milliseconds(500);
+constexpr absl::Duration kStopGrace = absl::Seconds(2);
+// A group that was up this long starts its back-off anew.
+constexpr absl::Duration kHealthyTime = absl::Seconds(30);
+
+// Takes the same time whatever the difference, so that the time tells nothing about the secret.
+bool SameSecret(const std::string& a, const std::string& b) {
+  unsigned difference = a.size() == b.size() ? 0 : 1;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference |= static_cast<unsigned char>(a[i]) ^
+                  static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
+  }
+  return difference == 0;
+}
+
+}  // namespace
+
+Group::Group(GroupOptions options, RankLauncher& launcher, GroupListener& listener,
+             const Clock& clock, std::function<void(absl::Status)> on_first_start)
+    : options_(std::move(options)),
+      launcher_(launcher),
+      listener_(listener),
+      clock_(clock),
+      on_first_start_(std::move(on_first_start)),
+      incarnation_(options_.first_incarnation),
+      backoff_(options_.min_backoff),
+      commands_(kQueueCapacity),
+      thread_([this] { Run(); }) {}
+
+Group::~Group() { Stop(); }
+
+void Group::Start(std::string control_address) {
+  CHECK(commands_.Push(StartCommand{std::move(control_address)}).ok());
+}
+
+void Group::OnRankEvent(const std::shared_ptr<RankLink>& link, RankEvent event) {
+  // Full only if somebody floods the control port; their stream ends.
+  const absl::Status pushed = commands_.Push(LinkCommand{link, std::move(event)});
+  if (!pushed.ok()) link->Close(pushed);
+}
+
+void Group::Send(uint64_t incarnation, StepPlan plan, std::optional<double> predicted_seconds) {
+  const absl::Status pushed =
+      commands_.Push(PlanCommand{incarnation, std::move(plan), predicted_seconds});
+  CHECK(pushed.ok() || absl::IsCancelled(pushed)) << pushed;
+}
+
+void Group::Fail(uint64_t incarnation, std::string reason) {
+  const absl::Status pushed = commands_.Push(FailCommand{incarnation, std::move(reason)});
+  CHECK(pushed.ok() || absl::IsCancelled(pushed)) << pushed;
+}
+
+void Group::Stop() {
+  commands_.Close();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Group::Run() {
+  while (true) {
+    std::optional<Command> command = commands_.Pop(NextTimer());
+    if (commands_.closed()) break;  // what waits is void
+    if (command) Handle(*std::move(command));
+    CheckTimers();
+  }
+  EndRanks("the leader is stopping", kStopGrace);
+  for (const Stranger& stranger : strangers_) {
+    stranger.link->Close(absl::UnavailableError("the leader is stopping"));
+  }
+}
+
+void Group::Handle(Command command) {
+  if (auto* start = std::get_if<StartCommand>(&command)) {
+    control_address_ = std::move(start->control_address);
+    LaunchRanks();
+  } else if (auto* link = std::get_if<LinkCommand>(&command)) {
+    HandleLink(link->link, std::move(link->event));
+  } else if (auto* plan = std::get_if<PlanCommand>(&command)) {
+    Send(std::move(*plan));
+  } else if (auto* fail = std::get_if<FailCommand>(&command)) {
+    if (state_ == State::kUp && fail->incarnation == incarnation_) Lose(-1, fail->reason);
+  }
+}
+
+int32_t Group::RankOf(const std::shared_ptr<RankLink>& link) const {
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    if (ranks_[i].link == link) return static_cast<int32_t>(i);
+  }
+  return -1;
+}
+
+void Group::LaunchRanks() {
+  state_ = State::kStarting;
+  ranks_.clear();
+  ranks_.resize(world_size());
+  for (int32_t i = 0; i < world_size(); ++i) {
+    ranks_[i].last_heard = clock_.Now();
+    absl::StatusOr<std::unique_ptr<RankProcess>> process = launcher_.Launch(i, control_address_);
+    if (!process.ok()) return Lose(i, process.status().ToString());
+    ranks_[i].process = *std::move(process);
+    LOG(INFO) << "event=rank_launched rank=" << i << " incarnation=" << incarnation_ << " "
+              << ranks_[i].process->Name();
+  }
+}
+
+void Group::HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event) {
+  const int32_t index = RankOf(link);
+  if (index < 0) {
+    if (std::holds_alternative<RankConnected>(event)) {
+      if (strangers_.size() >= kMaxStrangers) {
+        return link->Close(absl::ResourceExhaustedError("too many streams without a rank"));
+      }
+      strangers_.push_back({link, clock_.Now()});
+    } else if (const auto* registration = std::get_if<RankRegistration>(&event)) {
+      std::erase_if(strangers_, [&link](const Stranger& s) { return s.link == link; });
+      Register(link, *registration);
+    } else {
+      // The end of one that was refused or given up, or a rank that does not introduce itself.
+      std::erase_if(strangers_, [&link](const Stranger& s) { return s.link == link; });
+      link->Close(absl::FailedPreconditionError("the first message must be Register"));
+    }
+    return;
+  }
+  Rank& rank = ranks_[index];
+  rank.last_heard = clock_.Now();
+  if (const auto* started = std::get_if<RankStarted>(&event)) {
+    RankStartedUp(rank, *started);
+  } else if (auto* result = std::get_if<StepResult>(&event)) {
+    StepAcknowledged(index, std::move(*result));
+  } else if (const auto* failure = std::get_if<RankFailure>(&event)) {
+    Lose(index, failure->message);
+  } else if (std::holds_alternative<RankClosed>(event)) {
+    Lose(index, "its control stream ended");
+  } else if (std::holds_alternative<RankRegistration>(event)) {
+    Lose(index, "it registered twice");
+  }
+}
+
+void Group::Register(const std::shared_ptr<RankLink>& link, const RankRegistration& r) {
+  if (!SameSecret(options_.secret, r.secret)) {
+    LOG(WARNING) << "event=rank_refused why=secret host=" << r.host << " pid=" << r.pid;
+    return link->Close(absl::UnauthenticatedError("the group's secret is another one"));
+  }
+  std::string why;
+  if (r.protocol_version != kProtocolVersion) {
+    why = absl::StrCat("it speaks protocol version ", r.protocol_version, ", the leader ",
+                       kProtocolVersion);
+  } else if (!r.model_digest || *r.model_digest != options_.model_digest) {
+    why = absl::StrCat("its model has digest ",
+                       r.model_digest ? r.model_digest->ToString() : "of a wrong length",
+                       ", the leader's ", options_.model_digest.ToString());
+  }
+  const bool known = state_ == State::kStarting && r.rank < ranks_.size();
+  if (why.empty() && (!known || ranks_[r.rank].link != nullptr)) {
+    // A stranger with the secret: a rank of an earlier incarnation, say. The group goes on.
+    const absl::Status refusal = absl::FailedPreconditionError(
+        absl::StrCat("rank ", r.rank, " of ", world_size(), " is taken or not expected now"));
+    LOG(WARNING) << "event=rank_refused why=\"" << refusal.message() << "\" host=" << r.host
+                 << " pid=" << r.pid;
+    return link->Close(refusal);
+  }
+  if (!why.empty()) {
+    link->Close(absl::FailedPreconditionError(why));
+    if (known && ranks_[r.rank].link == nullptr) return Lose(static_cast<int32_t>(r.rank), why);
+    LOG(WARNING) << "event=rank_refused why=\"" << why << "\"";
+    return;
+  }
+  Rank& rank = ranks_[r.rank];
+  rank.link = link;
+  rank.kv_capacity_blocks = r.kv_capacity_blocks;
+  rank.last_heard = clock_.Now();
+  LOG(INFO) << "event=rank_registered rank=" << r.rank << " incarnation=" << incarnation_
+            << " host=" << r.host << " pid=" << r.pid
+            << " kv_capacity_blocks=" << r.kv_capacity_blocks;
+  const bool all = std::all_of(ranks_.begin(), ranks_.end(),
+                               [](const Rank& other) { return other.link != nullptr; });
+  if (all) StartRegisteredRanks();
+}
+
+void Group::StartRegisteredRanks() {
+  const auto smallest = std::min_element(
+      ranks_.begin(), ranks_.end(),
+      [](const Rank& a, const Rank& b) { return a.kv_capacity_blocks < b.kv_capacity_blocks; });
+  const int64_t capacity = std::min<int64_t>(smallest->kv_capacity_blocks, INT32_MAX);
+  // What routers were told of the group's size stays true for the leader's life.
+  const int64_t needed = was_up_ ? kv_blocks_ : 1;
+  if (capacity < needed) {
+    return Lose(static_cast<int32_t>(smallest - ranks_.begin()),
+                absl::StrCat("its memory holds ", capacity, " KV blocks, needed are ", needed,
+                             " (--kv-cache-gib)"));
+  }
+  if (!was_up_) kv_blocks_ = static_cast<int32_t>(capacity);
+  for (int32_t i = 0; i < world_size(); ++i) {
+    const int64_t stage = i / options_.tensor_parallel_size;
+    const int64_t stages = options_.pipeline_parallel_size;
+    ranks_[i].link->SendStart(
+        {.incarnation = incarnation_,
+         .tensor_parallel_size = options_.tensor_parallel_size,
+         .pipeline_parallel_size = options_.pipeline_parallel_size,
+         .layer_begin = static_cast<int32_t>(stage * options_.num_layers / stages),
+         .layer_end = static_cast<int32_t>((stage + 1) * options_.num_layers / stages),
+         .kv_blocks = kv_blocks_});
+  }
+}
+
+void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
+  rank.started = true;
+  const bool all =
+      std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.started; });
+  if (!all || state_ != State::kStarting) return;
+  state_ = State::kUp;
+  up_since_ = clock_.Now();
+  steps_.clear();
+  first_step_ = 1;
+  LOG(INFO) << "event=group_up incarnation=" << incarnation_ << " ranks=" << world_size()
+            << " kv_blocks=" << kv_blocks_ << " load_seconds=" << started.load_seconds
+            << " weight_bytes=" << started.weight_bytes << " kv_bytes=" << started.kv_bytes;
+  listener_.OnGroupUp(incarnation_, kv_blocks_);
+  if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
+}
+
+void Group::Send(PlanCommand command) {
+  if (state_ != State::kUp || command.incarnation != incarnation_) return;
+  const StepId expected = first_step_ + steps_.size();
+  CHECK(command.plan.step_id == expected)
+      << "step " << command.plan.step_id << " sent, expected " << expected;
+  if (steps_.empty()) head_since_ = clock_.Now();
+  steps_.push_back({.result = {.step_id = command.plan.step_id, .sampled = {}, .errors = {}},
+                    .predicted_seconds = command.predicted_seconds});
+  for (const Rank& rank : ranks_) rank.link->SendPlan(command.plan);
+}
+
+void Group::StepAcknowledged(int32_t rank, StepResult result) {
+  if (state_ != State::kUp || result.step_id < first_step_ ||
+      result.step_id >= first_step_ + steps_.size()) {
+    return Lose(
+        rank, absl::StrCat("it reports step ", result.step_id, " as done, which is not in flight"));
+  }
+  Step& step = steps_[result.step_id - first_step_];
+  ++step.acknowledged;
+  step.result.seconds = std::max(step.result.seconds, result.seconds);
+  std::move(result.sampled.begin(), result.sampled.end(), std::back_inserter(step.result.sampled));
+  std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
+  while (!steps_.empty() && steps_.front().acknowledged == world_size()) {
+    listener_.OnStepDone(incarnation_, std::move(steps_.front().result));
+    steps_.pop_front();
+    ++first_step_;
+    head_since_ = clock_.Now();
+  }
+}
+
+void Group::Lose(int32_t rank, const std::string& why) {
+  std::string reason = why;
+  if (rank >= 0) {
+    reason = absl::StrCat("rank ", rank, ": ", why);
+    if (RankProcess* process = ranks_[rank].process.get()) {
+      const std::optional<std::string> exit = process->Wait(clock_.Now() + kExitGrace);
+      reason = absl::StrCat("rank ", rank, " (", process->Name(), "): ", why,
+                            exit ? absl::StrCat("; ", *exit) : "");
+    }
+  }
+  LOG(ERROR) << "event=group_lost incarnation=" << incarnation_
+             << " steps_in_flight=" << steps_.size() << " why=\"" << reason << "\"";
+  const bool was_up_now = state_ == State::kUp;
+  if (was_up_now) listener_.OnGroupDown(incarnation_, absl::UnavailableError(reason));
+  EndRanks(reason, absl::ZeroDuration());
+  steps_.clear();
+  if (!was_up_) {
+    state_ = State::kFailed;
+    return on_first_start_(absl::UnavailableError(reason));
+  }
+  ++incarnation_;
+  if (was_up_now && clock_.Now() - up_since_ > kHealthyTime) backoff_ = options_.min_backoff;
+  state_ = State::kBackingOff;
+  restart_at_ = clock_.Now() + backoff_;
+  LOG(INFO) << "event=group_restarts incarnation=" << incarnation_ << " in=" << backoff_;
+  backoff_ = std::min(2 * backoff_, options_.max_backoff);
+}
+
+void Group::EndRanks(const std::string& reason, absl::Duration grace) {
+  for (const Rank& rank : ranks_) {
+    if (rank.link == nullptr) continue;
+    rank.link->SendAbort(reason);
+    rank.link->Close(absl::AbortedError(reason));
+  }
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    if (ranks_[i].process == nullptr) continue;
+    const std::string exit = ranks_[i].process->Stop(grace);
+    LOG(INFO) << "event=rank_ended rank=" << i << " " << ranks_[i].process->Name() << " how=\""
+              << exit << "\"";
+  }
+  ranks_.clear();
+}
+
+void Group::CheckTimers() {
+  const absl::Time now = clock_.Now();
+  std::erase_if(strangers_, [this, now](const Stranger& stranger) {
+    if (now < stranger.since + options_.register_limit) return false;
+    stranger.link->Close(absl::DeadlineExceededError("no Register came"));
+    return true;
+  });
+  if (state_ == State::kBackingOff && now >= restart_at_) LaunchRanks();
+  if (state_ != State::kStarting && state_ != State::kUp) return;
+  for (int32_t i = 0; i < static_cast<int32_t>(ranks_.size()); ++i) {
+    Rank& rank = ranks_[i];
+    if (rank.process->Wait(absl::InfinitePast())) {
+      return Lose(i, rank.link == nullptr
+                         ? "it ended before it registered; its own message is above"
+                         : "its process ended");
+    }
+    const absl::Duration limit =
+        rank.link == nullptr ? options_.register_limit : options_.silence_limit;
+    if (now - rank.last_heard >= limit) {
+      return Lose(i, absl::StrCat("nothing was heard from it for ",
+                                  absl::ToDoubleSeconds(now - rank.last_heard), " s"));
+    }
+  }
+  if (now >= StepDeadline()) {
+    // With several ranks it cannot be told here whose fault it is; the first that has not answered
+    // is named by its missing acknowledgement in its own log.
+    Lose(world_size() == 1 ? 0 : -1,
+         absl::StrCat("stalled: step ", first_step_, " takes ",
+                      absl::ToDoubleSeconds(now - head_since_), " s, predicted ",
+                      steps_.front().predicted_seconds.value_or(0), " s"));
+  }
+}
+
+absl::Time Group::StepDeadline() const {
+  if (steps_.empty()) return absl::InfiniteFuture();
+  const std::optional<double>& predicted = steps_.front().predicted_seconds;
+  if (!predicted) return head_since_ + options_.unpredicted_stall_limit;
+  return head_since_ +
+         std::max(options_.stall_floor, absl::Seconds(options_.stall_factor * *predicted));
+}
+
+absl::Time Group::NextTimer() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const Stranger& stranger : strangers_) {
+    next = std::min(next, stranger.since + options_.register_limit);
+  }
+  if (state_ == State::kBackingOff) return std::min(next, restart_at_);
+  if (state_ != State::kStarting && state_ != State::kUp) return next;
+  next = std::min({next, StepDeadline(),
+                   clock_.Now() + (state_ == State::kStarting ? kStartingLook : kRunningLook)});
+  for (const Rank& rank : ranks_) next = std::min(next, rank.last_heard + options_.silence_limit);
+  return next;
+}
+
+}  // namespace longhaul::worker::leader

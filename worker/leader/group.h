@@ -1,0 +1,162 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/queue.h"
+#include "common/types.h"
+#include "worker/leader/plan_sink.h"
+#include "worker/leader/rank_launcher.h"
+#include "worker/leader/rank_link.h"
+
+namespace longhaul::worker::leader {
+
+struct GroupOptions {
+  int32_t tensor_parallel_size = 1;
+  int32_t pipeline_parallel_size = 1;
+  int32_t num_layers = 0;
+  Digest model_digest;
+  std::string secret;
+  uint64_t first_incarnation = 1;  // > 0; later ones count on
+
+  // A rank silent this long is lost; ranks beat every second, and 5 s is promised.
+  absl::Duration silence_limit = absl::Milliseconds(4500);
+  // A step that takes longer than this and 3 x its prediction: its ranks are stalled.
+  absl::Duration stall_floor = absl::Seconds(30);
+  double stall_factor = 3;
+  // The same for a step that nothing observed predicts: the first large prefill on a slow machine.
+  absl::Duration unpredicted_stall_limit = absl::Minutes(10);
+  // From launch to Register, and from a stranger's connection to its Register.
+  absl::Duration register_limit = absl::Seconds(60);
+  // Before a restart: doubles with each failure in a row.
+  absl::Duration min_backoff = absl::Milliseconds(100);
+  absl::Duration max_backoff = absl::Seconds(10);
+};
+
+// The life of the group's ranks: starts them, admits their streams, forwards plans and results,
+// notices a lost or stalled one, says why in one line, ends the rest and starts all again.
+//
+// One thread owns all state (group thread); everything public is thread-safe and returns at once.
+// The listener and on_first_start are called from the group thread. The thread sleeps until a
+// message or a timer; with ranks up it wakes for their heartbeats, once a second each.
+//
+// Until the ranks were up once, any failure is final: bad weights, bad configuration or too little
+// memory do not go away by trying again. Later ones are retried with back-off, for ever.
+class Group final : public PlanSink {
+ public:
+  // `launcher`, `listener` and `clock` are borrowed. `on_first_start` is called once: OK when the
+  // ranks are up for the first time, else why they cannot be.
+  Group(GroupOptions options, RankLauncher& launcher, GroupListener& listener, const Clock& clock,
+        std::function<void(absl::Status)> on_first_start);
+  // Stop, if it was not called.
+  ~Group() override;
+
+  // Launches the ranks, which dial `control_address`. Call once.
+  void Start(std::string control_address);
+  // The handler of a ControlServer.
+  void OnRankEvent(const std::shared_ptr<RankLink>& link, RankEvent event);
+
+  void Send(uint64_t incarnation, StepPlan plan, std::optional<double> predicted_seconds) override;
+  void Fail(uint64_t incarnation, std::string reason) override;
+
+  // Ends the ranks and the thread; the listener hears nothing of it. Idempotent.
+  void Stop();
+
+ private:
+  struct StartCommand {
+    std::string control_address;
+  };
+  struct LinkCommand {
+    std::shared_ptr<RankLink> link;
+    RankEvent event;
+  };
+  struct PlanCommand {
+    uint64_t incarnation;
+    StepPlan plan;
+    std::optional<double> predicted_seconds;
+  };
+  struct FailCommand {
+    uint64_t incarnation;
+    std::string reason;
+  };
+  using Command = std::variant<StartCommand, LinkCommand, PlanCommand, FailCommand>;
+
+  enum class State { kIdle, kStarting, kUp, kBackingOff, kFailed };
+
+  struct Rank {
+    std::unique_ptr<RankProcess> process;
+    std::shared_ptr<RankLink> link;  // null until registered
+    bool started = false;
+    int64_t kv_capacity_blocks = 0;
+    absl::Time last_heard;  // launch, then every message
+  };
+  // A stream whose first message has not come.
+  struct Stranger {
+    std::shared_ptr<RankLink> link;
+    absl::Time since;
+  };
+  struct Step {
+    StepResult result;  // of the ranks that are done, merged
+    int32_t acknowledged = 0;
+    std::optional<double> predicted_seconds;
+  };
+
+  void Run();
+  void Handle(Command command);
+  void HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event);
+  void Register(const std::shared_ptr<RankLink>& link, const RankRegistration& registration);
+  void RankStartedUp(Rank& rank, const RankStarted& started);
+  void StepAcknowledged(int32_t rank, StepResult result);
+  void Send(PlanCommand command);
+
+  void LaunchRanks();
+  void StartRegisteredRanks();
+  // The group is over: tells the listener, ends every rank, plans the restart.
+  void Lose(int32_t rank, const std::string& why);
+  void EndRanks(const std::string& reason, absl::Duration grace);
+  void CheckTimers();
+  absl::Time NextTimer() const;
+  absl::Time StepDeadline() const;
+
+  int32_t world_size() const {
+    return options_.tensor_parallel_size * options_.pipeline_parallel_size;
+  }
+  // Which rank owns the link; -1 if none.
+  int32_t RankOf(const std::shared_ptr<RankLink>& link) const;
+
+  const GroupOptions options_;
+  RankLauncher& launcher_;
+  GroupListener& listener_;
+  const Clock& clock_;
+  const std::function<void(absl::Status)> on_first_start_;
+
+  // Group thread only.
+  State state_ = State::kIdle;
+  std::string control_address_;
+  uint64_t incarnation_;
+  std::vector<Rank> ranks_;  // [world_size]
+  std::vector<Stranger> strangers_;
+  std::deque<Step> steps_;  // in flight
+  StepId first_step_ = 1;   // id of steps_.front()
+  absl::Time head_since_;   // when the front became the oldest in flight
+  int32_t kv_blocks_ = 0;   // of the first start, kept for later ones; 0 before
+  bool was_up_ = false;
+  absl::Duration backoff_;
+  absl::Time up_since_;
+  absl::Time restart_at_;
+
+  BoundedQueue<Command> commands_;
+  std::thread thread_;
+};
+
+}  // namespace longhaul::worker::leader

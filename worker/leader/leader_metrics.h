@@ -1,0 +1,68 @@
+#pragma once
+
+#include <prometheus/registry.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "worker/leader/event_log.h"
+#include "worker/leader/load_board.h"
+
+namespace prometheus {
+class Counter;
+class Gauge;
+class Histogram;
+}  // namespace prometheus
+
+namespace longhaul::worker::leader {
+
+// The leader's probe: what happened, in verbs; names, units and buckets are here and in the .cc
+// only. Thread-safe. Labels are closed sets.
+//
+//   longhaul_worker_running_requests, _waiting_requests, _kv_blocks, _kv_blocks_used    gauges
+//   longhaul_worker_group_ready                                                         1 or 0
+//   longhaul_worker_prefill_tokens_total, _generated_tokens_total                       tokens
+//   longhaul_worker_requests_finished_total{reason="stop|length|cancelled|error"}
+//   longhaul_worker_requests_rejected_total, _requests_replayed_total, _rank_restarts_total
+//   longhaul_worker_time_to_first_token_seconds, _inter_token_seconds                   histograms
+//   longhaul_worker_unit_seconds, _unit_predicted_seconds                               histograms
+class LeaderMetrics {
+ public:
+  LeaderMetrics();
+
+  void LoadChanged(const Load& load);
+  void RequestRejected();
+  void RequestFinished(FinishReason reason);
+  void RequestReplayed();
+  void PrefillTokens(int64_t tokens);
+  void FirstToken(absl::Duration since_arrival);
+  void NextToken(absl::Duration since_last);
+  // `predicted_seconds`: 0 if there was no prediction.
+  void UnitDone(double seconds, double predicted_seconds);
+  void RanksRestarted();
+
+  const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
+
+ private:
+  // Metrics live in the registry as long as it does.
+  const std::shared_ptr<prometheus::Registry> registry_;
+  prometheus::Gauge& running_;
+  prometheus::Gauge& waiting_;
+  prometheus::Gauge& kv_blocks_;
+  prometheus::Gauge& kv_blocks_used_;
+  prometheus::Gauge& ready_;
+  prometheus::Counter& prefill_tokens_;
+  prometheus::Counter& generated_tokens_;
+  std::array<prometheus::Counter*, 4> finished_;  // by FinishReason
+  prometheus::Counter& rejected_;
+  prometheus::Counter& replayed_;
+  prometheus::Counter& restarts_;
+  prometheus::Histogram& first_token_;
+  prometheus::Histogram& inter_token_;
+  prometheus::Histogram& unit_;
+  prometheus::Histogram& unit_predicted_;
+};
+
+}  // namespace longhaul::worker::leader
