@@ -20,8 +20,8 @@ using longhaul::testing::ThreadParallel;
 constexpr int64_t kChunkLen = 512;
 constexpr int64_t kLocal = 128;
 constexpr int64_t kChunkSize = kChunkLen + kLocal;
-constexpr int32_t kHeadDim = 64;
-constexpr int32_t kQHeads = 2;
+constexpr int64_t kHeadDim = 64;
+constexpr int64_t kQHeads = 2;
 constexpr int64_t kRowSize = (kQHeads + 2) * kHeadDim;  // one KV head
 constexpr double kTheta = 1e4;
 

@@ -35,7 +35,7 @@ TEST(Add, EqualsReference) {
 TEST(Embedding, GathersRowsOfTheTable) {
   std::mt19937_64 random = FreshRandom();
   for (const int64_t rows : kRowCounts) {
-    const std::vector<float> table = Normal(random, 50 * 33);
+    const std::vector<float> table = Normal(random, int64_t{50} * 33);
     std::vector<int32_t> ids(rows);
     for (int32_t& id : ids) id = static_cast<int32_t>(Uniform(random, 0, 49));
     ids.front() = 0;

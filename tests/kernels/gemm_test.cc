@@ -47,8 +47,12 @@ struct Problem {
 TEST(Gemm, EqualsReferenceAroundTileEdges) {
   std::mt19937_64 random = FreshRandom();
   for (const int64_t m : {1, 7, 8, 15, 16, 17, 47, 48, 49, 191, 192, 193, 255, 256, 257}) {
-    for (const auto& [n, k] :
-         {std::pair{1, 1}, {37, 33}, {127, 64}, {128, 7}, {129, 65}, {300, 100}}) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1, 1},
+                               {37, 33},
+                               {127, 64},
+                               {128, 7},
+                               {129, 65},
+                               {300, 100}}) {
       SCOPED_TRACE(::testing::Message() << "m " << m << " n " << n << " k " << k);
       const Problem problem(random, m, n, k);
       std::vector<float> want = Poisoned(m * n);
@@ -72,7 +76,7 @@ TEST(Gemm, WithoutBiasIsBiasOfZero) {
   SerialParallel serial;
   std::fill(problem.bias.begin(), problem.bias.end(), 0.0f);
   const std::vector<float> want = problem.Run(0, 50, serial);
-  std::vector<float> y = Poisoned(50 * 130);
+  std::vector<float> y = Poisoned(int64_t{50} * 130);
   GemmParams params = {.x = problem.x.data(),
                        .weight = problem.weight.data(),
                        .m = 50,
@@ -90,7 +94,7 @@ TEST(Gemm, WithoutBiasIsBiasOfZero) {
 TEST(Gemm, ARowHasTheSameBitsInAnyCompany) {
   std::mt19937_64 random = FreshRandom();
   constexpr int64_t kRows = 460;
-  for (const auto& [n, k] : {std::pair{1024, 256},
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{1024, 256},
                              {256, 512},
                              {1536, 256},
                              {256, 768},

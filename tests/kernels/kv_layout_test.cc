@@ -24,7 +24,7 @@ TEST(KvLayout, PartsOfABlockFollowEachOtherWithoutGapsOrOverlap) {
           EXPECT_EQ(layout.VOffset(head), next);
         }
         EXPECT_EQ(layout.ScaleOffset(), next);
-        EXPECT_EQ(layout.BlockBytes(), next + 2 * 2 * heads * 256);
+        EXPECT_EQ(layout.BlockBytes(), next + int64_t{2} * 2 * heads * 256);
         EXPECT_EQ(layout.BlockBytes() % 64, 0);
       }
     }
