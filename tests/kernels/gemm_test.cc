@@ -65,7 +65,8 @@ TEST(Gemm, EqualsReferenceAroundTileEdges) {
                          .y = want.data()}),
                 KernelStatus::kOk);
       SerialParallel serial;
-      EXPECT_TRUE(Near(problem.Run(0, m, serial), want, longhaul::testing::GemmTolerance(k)));
+      EXPECT_TRUE(Near(problem.Run(0, m, serial), want,
+                       longhaul::testing::GemmTolerance(static_cast<double>(k))));
     }
   }
 }
