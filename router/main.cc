@@ -1,0 +1,57 @@
+// longhaul-router: the client side of Longhaul. See docs/architecture.md.
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "absl/status/status.h"
+#include "common/flags.h"
+#include "common/logging.h"
+#include "router/router_config.h"
+#include "router/server.h"
+
+namespace longhaul::router {
+namespace {
+
+int Main(int argc, char** argv) {
+  SetLogProgram("router");
+  CLI::App app("Longhaul's router: gRPC and OpenAI-compatible REST in front of worker groups");
+  RouterConfig config;
+  ConfigFlags flags;
+  flags.AddTo(app, FieldsOf(config));
+  CLI11_PARSE(app, argc, argv);
+  if (const absl::Status status = flags.Resolve(); !status.ok()) {
+    std::cerr << "longhaul-router: " << status.message() << "\n";
+    return 2;
+  }
+
+  // Blocked before any thread starts, so that sigwait below is the only one to see them.
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  const absl::Status status = RunRouter(
+      config,
+      [](const RouterAddresses& addresses) {
+        std::cout << "ready role=router rest=" << addresses.rest << " grpc=" << addresses.grpc
+                  << std::endl;
+      },
+      [&stop_signals] {
+        int signal_number = 0;
+        sigwait(&stop_signals, &signal_number);
+        LOG(INFO) << "event=signal number=" << signal_number;
+      });
+  if (!status.ok()) {
+    LOG(ERROR) << "event=failed status=" << status;
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace longhaul::router
+
+int main(int argc, char** argv) { return longhaul::router::Main(argc, argv); }
