@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/clock.h"
+#include "common/model_config.h"
+#include "common/types.h"
+#include "worker/backend/backend.h"
+#include "worker/comm/communicator.h"
+#include "worker/model/qwen2.h"
+#include "worker/rank/executor.h"
+#include "worker/rank/pipeline_stage.h"
+#include "worker/rank/sampler.h"
+#include "worker/step_plan.h"
+
+namespace longhaul::testing {
+
+// A model run in this process: one rank's executor, fed with step plans as a leader would make
+// them, without leader, wire or threads of its own. One sequence at a time.
+class ModelRunner {
+ public:
+  struct Options {
+    std::string model_dir;
+    worker::model::AttentionOptions attention;
+    worker::backend::KvDType kv_dtype = worker::backend::KvDType::kFloat32;
+    int threads = 0;         // one a core
+    int64_t max_tokens = 0;  // of a sequence: what the KV cache holds
+  };
+  static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options);
+
+  // How a prompt is cut.
+  struct Cuts {
+    // Tokens of each prefill chunk, the last repeated until the prompt ends; empty = in one go.
+    std::vector<int64_t> chunks;
+    // Layers before which units are cut, ascending; applies to every unit.
+    std::vector<int32_t> layers;
+  };
+
+  struct Output {
+    std::vector<TokenId> tokens;             // greedy
+    std::vector<std::vector<float>> logits;  // [tokens][V], from which each was chosen
+  };
+  // Continues `prompt` greedily by `num_tokens` tokens, the model's end tokens like any other.
+  absl::StatusOr<Output> Generate(std::span<const TokenId> prompt, int num_tokens,
+                                  const Cuts& cuts = {});
+
+  const ModelConfig& config() const { return config_; }
+  worker::rank::Executor& executor() { return *executor_; }
+
+ private:
+  ModelRunner() = default;
+  // One plan a layer range, the last of which samples if `sample` is set.
+  absl::Status RunTokens(std::span<const TokenId> ids, int64_t begin, bool sample,
+                         const std::vector<int32_t>& layer_cuts, worker::StepPlan first);
+
+  ModelConfig config_;
+  SystemClock clock_;
+  std::unique_ptr<worker::backend::Backend> backend_;
+  std::unique_ptr<worker::comm::Communicator> communicator_;
+  std::unique_ptr<worker::rank::PipelineStage> stage_;
+  std::unique_ptr<worker::rank::Sampler> sampler_;
+  std::unique_ptr<worker::rank::Executor> executor_;
+  StepId last_step_ = 0;
+  SequenceId sequence_ = 0;
+  Output output_;
+};
+
+}  // namespace longhaul::testing

@@ -1,0 +1,11 @@
+# Models small enough for unit tests, models run in-process, and golden data.
+longhaul_library(worker_testing
+  HEADERS golden.h model_runner.h tiny_model.h
+  SOURCES model_runner.cc tiny_model.cc
+  DEPS    longhaul::testing longhaul::worker_rank longhaul::worker_backend_cpu)
+
+# A leader's side of the control stream.
+longhaul_library(fake_leader
+  HEADERS fake_leader.h
+  SOURCES fake_leader.cc
+  DEPS    longhaul::testing longhaul::proto)

@@ -1,0 +1,120 @@
+#include "worker/rank/pipeline_stage.h"
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "common/clock.h"
+#include "tests/testing/golden.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+#include "worker/backend/cpu_backend.h"
+#include "worker/comm/local_communicator.h"
+#include "worker/model/checkpoint.h"
+#include "worker/model/weights.h"
+#include "worker/rank/executor.h"
+
+namespace longhaul::worker::rank {
+namespace {
+
+using ::longhaul::testing::SplitMixTokens;
+using ::longhaul::testing::TempDir;
+using ::longhaul::testing::TinyModel;
+
+// A tiny model whose layers are spread over stages, one thread each.
+class Pipeline {
+ public:
+  // Bounds of the stages' layers: {0, 1, 3} are two stages.
+  explicit Pipeline(const std::vector<int32_t>& bounds)
+      : communicators_(comm::MakeLocalGroup(static_cast<int>(bounds.size()) - 1)) {
+    const TempDir folder;
+    const TinyModel tiny;
+    tiny.Write(folder.path());
+    const auto checkpoint = model::Checkpoint::Open(folder.path());
+    CHECK(checkpoint.ok()) << checkpoint.status();
+    const ModelConfig config = tiny.Config();
+    for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+      Rank& rank = ranks_.emplace_back();
+      rank.backend = backend::MakeCpuBackend(1);
+      const model::WeightRange range{.layer_begin = bounds[i], .layer_end = bounds[i + 1]};
+      auto weights = model::LoadWeights(config, *checkpoint, range, *rank.backend);
+      auto cache = KvCache::Create(*rank.backend, {.num_kv_heads = 1, .head_dim = 64},
+                                   bounds[i + 1] - bounds[i], 8);
+      CHECK(weights.ok() && cache.ok());
+      rank.stage = std::make_unique<PipelineStage>(
+          std::make_unique<model::Qwen2>(config, model::AttentionOptions{}, *std::move(weights),
+                                         *rank.backend),
+          *std::move(cache), *communicators_[i]);
+      if (rank.stage->is_last()) {
+        rank.sampler = std::make_unique<Sampler>(config.vocab_size, *rank.backend);
+        rank.sampler->set_logits_observer([this](SequenceId, int64_t, std::span<const float> row) {
+          logits_.assign(row.begin(), row.end());
+        });
+      }
+      rank.executor = std::make_unique<Executor>(*rank.stage, rank.sampler.get(), clock_);
+    }
+  }
+
+  // Every rank executes the same plans; the logits that the last one saw last.
+  std::vector<float> Run(const std::vector<StepPlan>& plans) {
+    std::vector<std::thread> threads;
+    for (Rank& rank : ranks_) {
+      threads.emplace_back([&] {
+        const std::atomic<bool> stop = false;
+        for (const StepPlan& plan : plans) EXPECT_OK(rank.executor->Execute(plan, stop));
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    return logits_;
+  }
+
+ private:
+  struct Rank {
+    std::unique_ptr<backend::Backend> backend;
+    std::unique_ptr<PipelineStage> stage;
+    std::unique_ptr<Sampler> sampler;
+    std::unique_ptr<Executor> executor;
+  };
+  const SystemClock clock_;
+  std::vector<std::unique_ptr<comm::Communicator>> communicators_;
+  std::vector<Rank> ranks_;
+  std::vector<float> logits_;
+};
+
+Slice Part(int64_t begin, int64_t end, std::vector<BlockId> blocks, int32_t entry, bool sample) {
+  const auto ids = SplitMixTokens(3, end, 300);
+  return {.sequence_id = 1,
+          .begin = begin,
+          .token_ids = {ids.begin() + begin, ids.end()},
+          .new_block_ids = std::move(blocks),
+          .first_table_entry = entry,
+          .sample = sample};
+}
+
+// 1,200 tokens in two chunks, the first cut between layers, then one more token.
+std::vector<StepPlan> Plans() {
+  const Slice first = Part(0, 700, {4, 1, 7}, 0, false);
+  const Slice second = Part(700, 1200, {2, 0}, 3, true);
+  const Slice third = Part(1200, 1201, {}, 5, true);
+  return {{.step_id = 1,
+           .starts = {{.sequence_id = 1, .sampling = {.temperature = 0}, .prompt_tokens = 1200}},
+           .units = {{.layer_begin = 0, .layer_end = 2, .slices = {first}}}},
+          {.step_id = 2, .units = {{.layer_begin = 2, .layer_end = 3, .slices = {first}}}},
+          {.step_id = 3, .units = {{.layer_begin = 0, .layer_end = 3, .slices = {second}}}},
+          {.step_id = 4,
+           .units = {{.layer_begin = 0, .layer_end = 3, .slices = {third}}},
+           .ends = {1}}};
+}
+
+TEST(PipelineStage, AnySplitIntoStagesGivesTheSameBits) {
+  const std::vector<float> one = Pipeline({0, 3}).Run(Plans());
+  ASSERT_EQ(one.size(), 300u);
+  for (const std::vector<int32_t>& bounds :
+       {std::vector<int32_t>{0, 1, 3}, {0, 2, 3}, {0, 1, 2, 3}}) {
+    EXPECT_EQ(Pipeline(bounds).Run(Plans()), one) << bounds.size() - 1 << " stages";
+  }
+}
+
+}  // namespace
+}  // namespace longhaul::worker::rank

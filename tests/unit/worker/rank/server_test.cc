@@ -1,0 +1,176 @@
+#include "worker/rank/server.h"
+
+#include <sys/resource.h>
+
+#include <stop_token>
+#include <thread>
+
+#include "tests/testing/fake_leader.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_dir.h"
+#include "tests/testing/tiny_model.h"
+
+namespace longhaul::worker::rank {
+namespace {
+
+using ::longhaul::testing::FakeLeader;
+using ::longhaul::testing::StatusIs;
+using ::longhaul::testing::TempDir;
+using ::longhaul::testing::TinyModel;
+using ::testing::HasSubstr;
+
+class RankServer : public ::testing::Test {
+ protected:
+  RankServer() {
+    TinyModel{}.Write(folder_.path());
+    config_.model = folder_.path();
+    config_.control = leader_.address();
+    config_.threads = 1;
+    config_.kv_cache_gib = 0.01;
+    config_.metrics_port = -1;  // its HTTP server takes two seconds to stop
+  }
+  ~RankServer() override {
+    stop_.request_stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  void Run() {
+    thread_ = std::thread([this] { ended_ = RunRank(config_, "secret", stop_.get_token()); });
+  }
+  absl::Status Ended() {
+    thread_.join();
+    return ended_;
+  }
+
+  // A rank that has registered, started and loaded.
+  void RunAndStart(uint32_t pipeline_parallel_size = 1) {
+    Run();
+    const auto registered = leader_.Next();
+    ASSERT_TRUE(registered.has_value() && registered->has_register_());
+    capacity_ = registered->register_().kv_capacity_blocks();
+    v1::LeaderMessage message;
+    v1::Start* start = message.mutable_start();
+    start->set_tensor_parallel_size(1);
+    start->set_pipeline_parallel_size(pipeline_parallel_size);
+    start->set_layer_end(3);
+    start->set_kv_blocks(4);
+    leader_.Send(message);
+  }
+
+  static v1::LeaderMessage GreedyPlan() {
+    v1::LeaderMessage message;
+    v1::StepPlan* plan = message.mutable_plan();
+    plan->set_step_id(1);
+    v1::SequenceStart* start = plan->add_starts();
+    start->set_sequence_id(1);
+    start->set_prompt_tokens(3);
+    v1::Sampling* sampling = start->mutable_sampling();
+    sampling->set_temperature(0);
+    sampling->set_top_p(1);
+    sampling->set_top_k(0);
+    sampling->set_min_p(0);
+    sampling->set_repetition_penalty(1);
+    sampling->set_presence_penalty(0);
+    sampling->set_frequency_penalty(0);
+    sampling->set_seed(1);
+    v1::Unit* unit = plan->add_units();
+    unit->set_layer_end(3);
+    v1::Slice* slice = unit->add_slices();
+    slice->set_sequence_id(1);
+    for (const uint32_t id : {5, 6, 7}) slice->add_token_ids(id);
+    slice->add_new_block_ids(2);
+    slice->set_sample(true);
+    return message;
+  }
+
+  const TempDir folder_;
+  FakeLeader leader_;
+  RankConfig config_;
+  std::stop_source stop_;
+  std::thread thread_;
+  absl::Status ended_;
+  uint64_t capacity_ = 0;
+};
+
+TEST_F(RankServer, ExecutesAPlanAndEndsWithItsLeader) {
+  RunAndStart();
+  // 0.01 GiB of blocks of 3 layers: K and V, 64 x 256 x 4 bytes each, and 1 KiB of scales.
+  EXPECT_EQ(capacity_, static_cast<uint64_t>(0.01 * (1 << 30)) / (3 * (2 * 65536 + 1024)));
+  const auto started = leader_.Next();
+  ASSERT_TRUE(started.has_value() && started->has_started());
+  EXPECT_GT(started->started().weight_bytes(), 0u);
+  leader_.Send(GreedyPlan());
+  const auto done = leader_.Next();
+  ASSERT_TRUE(done.has_value() && done->has_step_done());
+  ASSERT_EQ(done->step_done().sampled_size(), 1);
+  EXPECT_EQ(done->step_done().sampled(0).sequence_id(), 1u);
+  leader_.End(grpc::Status::OK);
+  EXPECT_OK(Ended());
+}
+
+TEST_F(RankServer, StopsWhenAsked) {
+  RunAndStart();
+  ASSERT_TRUE(leader_.Next().has_value());
+  stop_.request_stop();
+  EXPECT_OK(Ended());
+}
+
+TEST_F(RankServer, StopsWhileNobodyAnswers) {
+  config_.control = "unix:" + folder_.path() + "/nobody";
+  Run();
+  absl::SleepFor(absl::Milliseconds(20));
+  stop_.request_stop();
+  EXPECT_OK(Ended());
+}
+
+TEST_F(RankServer, TellsItsLeaderOfAPlanThatBreaksTheRules) {
+  RunAndStart();
+  ASSERT_TRUE(leader_.Next().has_value());
+  v1::LeaderMessage message = GreedyPlan();
+  message.mutable_plan()->set_step_id(2);
+  leader_.Send(message);
+  const auto failed = leader_.Next();
+  ASSERT_TRUE(failed.has_value() && failed->has_failed());
+  EXPECT_THAT(failed->failed().message(), HasSubstr("step 2 came after step 0"));
+  EXPECT_TRUE(absl::IsInvalidArgument(Ended()));
+}
+
+TEST_F(RankServer, RefusesGroupsThatNeedACommunicatorItDoesNotHave) {
+  RunAndStart(/*pipeline_parallel_size=*/2);
+  const auto failed = leader_.Next();
+  ASSERT_TRUE(failed.has_value() && failed->has_failed());
+  EXPECT_TRUE(absl::IsUnimplemented(Ended()));
+}
+
+TEST_F(RankServer, RefusesAModelBeforeItRegisters) {
+  const TempDir empty;
+  config_.model = empty.path();
+  Run();
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kNotFound, HasSubstr("config.json")));
+}
+
+TEST_F(RankServer, SaysThatTheCacheIsTooSmallForABlock) {
+  config_.kv_cache_gib = 0.0001;
+  Run();
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv-cache-gib")));
+}
+
+TEST_F(RankServer, IdleUsesNoCpu) {
+  config_.metrics_port = 0;
+  RunAndStart();
+  ASSERT_TRUE(leader_.Next().has_value());
+  const auto used = [] {
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           1e-6 * static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
+  };
+  absl::SleepFor(absl::Milliseconds(100));  // start-up is over
+  const double before = used();
+  absl::SleepFor(absl::Seconds(2));
+  // 1% of a core is 0.02 s; leader and rank share this process.
+  EXPECT_LT(used() - before, 0.04);
+}
+
+}  // namespace
+}  // namespace longhaul::worker::rank
