@@ -35,11 +35,10 @@ bool SameSecret(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-Group::Group(GroupOptions options, RankLauncher& launcher, GroupListener& listener,
-             const Clock& clock, std::function<void(absl::Status)> on_first_start)
+Group::Group(GroupOptions options, RankLauncher& launcher, const Clock& clock,
+             std::function<void(absl::Status)> on_first_start)
     : options_(std::move(options)),
       launcher_(launcher),
-      listener_(listener),
       clock_(clock),
       on_first_start_(std::move(on_first_start)),
       incarnation_(options_.first_incarnation),
@@ -49,8 +48,8 @@ Group::Group(GroupOptions options, RankLauncher& launcher, GroupListener& listen
 
 Group::~Group() { Stop(); }
 
-void Group::Start(std::string control_address) {
-  CHECK(commands_.Push(StartCommand{std::move(control_address)}).ok());
+void Group::Start(std::string control_address, GroupListener& listener) {
+  CHECK(commands_.Push(StartCommand{std::move(control_address), &listener}).ok());
 }
 
 void Group::OnRankEvent(const std::shared_ptr<RankLink>& link, RankEvent event) {
@@ -91,6 +90,7 @@ void Group::Run() {
 void Group::Handle(Command command) {
   if (auto* start = std::get_if<StartCommand>(&command)) {
     control_address_ = std::move(start->control_address);
+    listener_ = start->listener;
     LaunchRanks();
   } else if (auto* link = std::get_if<LinkCommand>(&command)) {
     HandleLink(link->link, std::move(link->event));
@@ -117,8 +117,8 @@ void Group::LaunchRanks() {
     absl::StatusOr<std::unique_ptr<RankProcess>> process = launcher_.Launch(i, control_address_);
     if (!process.ok()) return Lose(i, process.status().ToString());
     ranks_[i].process = *std::move(process);
-    LOG(INFO) << "event=rank_launched rank=" << i << " incarnation=" << incarnation_ << " "
-              << ranks_[i].process->Name();
+    LOG(INFO) << "event=rank_launched rank=" << i << " incarnation=" << incarnation_
+              << " process=\"" << ranks_[i].process->Name() << "\"";
   }
 }
 
@@ -202,7 +202,7 @@ void Group::StartRegisteredRanks() {
       [](const Rank& a, const Rank& b) { return a.kv_capacity_blocks < b.kv_capacity_blocks; });
   const int64_t capacity = std::min<int64_t>(smallest->kv_capacity_blocks, INT32_MAX);
   // What routers were told of the group's size stays true for the leader's life.
-  const int64_t needed = was_up_ ? kv_blocks_ : 1;
+  const int64_t needed = was_up_ ? kv_blocks_.load() : 1;
   if (capacity < needed) {
     return Lose(static_cast<int32_t>(smallest - ranks_.begin()),
                 absl::StrCat("its memory holds ", capacity, " KV blocks, needed are ", needed,
@@ -234,7 +234,7 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   LOG(INFO) << "event=group_up incarnation=" << incarnation_ << " ranks=" << world_size()
             << " kv_blocks=" << kv_blocks_ << " load_seconds=" << started.load_seconds
             << " weight_bytes=" << started.weight_bytes << " kv_bytes=" << started.kv_bytes;
-  listener_.OnGroupUp(incarnation_, kv_blocks_);
+  listener_->OnGroupUp(incarnation_, kv_blocks_);
   if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
 }
 
@@ -261,7 +261,7 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
   std::move(result.sampled.begin(), result.sampled.end(), std::back_inserter(step.result.sampled));
   std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
   while (!steps_.empty() && steps_.front().acknowledged == world_size()) {
-    listener_.OnStepDone(incarnation_, std::move(steps_.front().result));
+    listener_->OnStepDone(incarnation_, std::move(steps_.front().result));
     steps_.pop_front();
     ++first_step_;
     head_since_ = clock_.Now();
@@ -281,7 +281,7 @@ void Group::Lose(int32_t rank, const std::string& why) {
   LOG(ERROR) << "event=group_lost incarnation=" << incarnation_
              << " steps_in_flight=" << steps_.size() << " why=\"" << reason << "\"";
   const bool was_up_now = state_ == State::kUp;
-  if (was_up_now) listener_.OnGroupDown(incarnation_, absl::UnavailableError(reason));
+  if (was_up_now) listener_->OnGroupDown(incarnation_, absl::UnavailableError(reason));
   EndRanks(reason, absl::ZeroDuration());
   steps_.clear();
   if (!was_up_) {
@@ -305,8 +305,8 @@ void Group::EndRanks(const std::string& reason, absl::Duration grace) {
   for (size_t i = 0; i < ranks_.size(); ++i) {
     if (ranks_[i].process == nullptr) continue;
     const std::string exit = ranks_[i].process->Stop(grace);
-    LOG(INFO) << "event=rank_ended rank=" << i << " " << ranks_[i].process->Name() << " how=\""
-              << exit << "\"";
+    LOG(INFO) << "event=rank_ended rank=" << i << " process=\"" << ranks_[i].process->Name()
+              << "\" how=\"" << exit << "\"";
   }
   ranks_.clear();
 }

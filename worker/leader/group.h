@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -54,20 +55,24 @@ struct GroupOptions {
 // memory do not go away by trying again. Later ones are retried with back-off, for ever.
 class Group final : public PlanSink {
  public:
-  // `launcher`, `listener` and `clock` are borrowed. `on_first_start` is called once: OK when the
-  // ranks are up for the first time, else why they cannot be.
-  Group(GroupOptions options, RankLauncher& launcher, GroupListener& listener, const Clock& clock,
+  // `launcher` and `clock` are borrowed. `on_first_start` is called once: OK when the ranks are up
+  // for the first time, else why they cannot be.
+  Group(GroupOptions options, RankLauncher& launcher, const Clock& clock,
         std::function<void(absl::Status)> on_first_start);
   // Stop, if it was not called.
   ~Group() override;
 
-  // Launches the ranks, which dial `control_address`. Call once.
-  void Start(std::string control_address);
+  // Launches the ranks, which dial `control_address`, and tells `listener` (borrowed) of their
+  // life. Call once.
+  void Start(std::string control_address, GroupListener& listener);
   // The handler of a ControlServer.
   void OnRankEvent(const std::shared_ptr<RankLink>& link, RankEvent event);
 
   void Send(uint64_t incarnation, StepPlan plan, std::optional<double> predicted_seconds) override;
   void Fail(uint64_t incarnation, std::string reason) override;
+
+  // Blocks that every rank holds; 0 before the ranks were up once, constant after.
+  int32_t kv_blocks() const { return kv_blocks_.load(); }
 
   // Ends the ranks and the thread; the listener hears nothing of it. Idempotent.
   void Stop();
@@ -75,6 +80,7 @@ class Group final : public PlanSink {
  private:
   struct StartCommand {
     std::string control_address;
+    GroupListener* listener;
   };
   struct LinkCommand {
     std::shared_ptr<RankLink> link;
@@ -136,12 +142,12 @@ class Group final : public PlanSink {
 
   const GroupOptions options_;
   RankLauncher& launcher_;
-  GroupListener& listener_;
   const Clock& clock_;
   const std::function<void(absl::Status)> on_first_start_;
 
   // Group thread only.
   State state_ = State::kIdle;
+  GroupListener* listener_ = nullptr;  // set by Start
   std::string control_address_;
   uint64_t incarnation_;
   std::vector<Rank> ranks_;  // [world_size]
@@ -149,12 +155,12 @@ class Group final : public PlanSink {
   std::deque<Step> steps_;  // in flight
   StepId first_step_ = 1;   // id of steps_.front()
   absl::Time head_since_;   // when the front became the oldest in flight
-  int32_t kv_blocks_ = 0;   // of the first start, kept for later ones; 0 before
   bool was_up_ = false;
   absl::Duration backoff_;
   absl::Time up_since_;
   absl::Time restart_at_;
 
+  std::atomic<int32_t> kv_blocks_ = 0;  // written by the group thread
   BoundedQueue<Command> commands_;
   std::thread thread_;
 };

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config.h"
+
+namespace longhaul::worker::leader {
+
+// Settings of `longhaul-worker leader`. All take effect at start only.
+struct LeaderConfig {
+  std::string model;
+  std::string served_model_name;
+  std::string listen = "127.0.0.1:0";
+  std::string control_listen = "127.0.0.1:0";
+  std::string rank_program;
+  std::string device = "cpu";
+  int32_t max_model_len = 0;
+  int32_t max_num_batched_tokens = 2048;
+  int32_t max_num_seqs = 64;
+  int32_t max_waiting_requests = 256;
+  int32_t long_prompt_tokens = 32'768;
+  std::string kv_cache_dtype = "auto";
+  double kv_cache_gib = 4;
+  std::string attention_temperature = "position";
+  std::string dual_chunk_attention = "on";
+  int32_t threads = 0;
+  std::string metrics_host = "127.0.0.1";
+  int32_t metrics_port = 0;
+  int32_t rank_metrics_port = 0;
+};
+
+template <typename V>
+void VisitFields(V&& v, LeaderConfig& c) {
+  v("model", c.model, "Directory of the model: config.json and safetensors files.");
+  v("served-model-name", c.served_model_name,
+    "The model's name towards routers; empty = its directory's name.");
+  v("listen", c.listen, "Where routers connect: host:port (port 0 = any free one) or unix:/path.");
+  v("control-listen", c.control_listen, "Where ranks connect: host:port or unix:/path.");
+  v("rank-program", c.rank_program, "The program that ranks run; empty = this one.");
+  v("device", c.device, OneOf{{"cpu"}}, "What the ranks compute on.");
+  v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
+    "Prompt and output tokens of one request; 0 = the smaller of the model's own limit and what "
+    "the "
+    "KV cache holds.");
+  v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{257, 1 << 20},
+    "Tokens of one step, decode and prefill; at least max-num-seqs + 256.");
+  v("max-num-seqs", c.max_num_seqs, Bounds{1, 4096}, "Requests that run at the same time.");
+  v("max-waiting-requests", c.max_waiting_requests, Bounds{0, 4096},
+    "Requests that may wait; more are sent elsewhere.");
+  v("long-prompt-tokens", c.long_prompt_tokens, Bounds{1, 1 << 24},
+    "A prompt from this length on is a long job, of which one may wait; tokens.");
+  v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
+    "Type of cached keys and values; auto = fp32 on the CPU.");
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0.001, 65'536},
+    "Memory for the KV cache of one rank, GiB; touched as it is used.");
+  v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
+    "Which length the attention temperature follows: each query's own, or its whole prompt's.");
+  v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
+    "off = plain RoPE, whatever the model's configuration says.");
+  v("threads", c.threads, Bounds{0, 1024}, "Threads that a rank computes with; 0 = one a core.");
+  v("metrics-host", c.metrics_host, "Address that /metrics of leader and ranks is served on.");
+  v("metrics-port", c.metrics_port, Bounds{-1, 65'535},
+    "Port of the leader's /metrics; 0 = any free one, -1 = none.");
+  v("rank-metrics-port", c.rank_metrics_port, Bounds{-1, 65'535},
+    "Port of the rank's /metrics; 0 = any free one, -1 = none.");
+}
+
+}  // namespace longhaul::worker::leader

@@ -1,0 +1,81 @@
+#include "worker/leader/server.h"
+
+#include <cstdio>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/metrics.h"
+#include "common/mutex.h"
+#include "common/status_macros.h"
+#include "worker/leader/leader.h"
+
+namespace longhaul::worker::leader {
+namespace {
+
+std::vector<std::string> RankCommand(const LeaderConfig& config, const std::string& this_program) {
+  return {config.rank_program.empty() ? this_program : config.rank_program,
+          "rank",
+          "--model",
+          config.model,
+          "--device",
+          config.device,
+          "--kv-cache-dtype",
+          config.kv_cache_dtype,
+          "--kv-cache-gib",
+          absl::StrCat(config.kv_cache_gib),
+          "--attention-temperature",
+          config.attention_temperature,
+          "--dual-chunk-attention",
+          config.dual_chunk_attention,
+          "--threads",
+          absl::StrCat(config.threads),
+          "--metrics-host",
+          config.metrics_host,
+          "--metrics-port",
+          absl::StrCat(config.rank_metrics_port)};
+}
+
+void WaitFor(const std::stop_token& stop) {
+  Mutex mutex;
+  CondVar stopped;
+  const std::stop_callback on_stop(stop, [&mutex, &stopped] {
+    MutexLock lock(mutex);
+    stopped.SignalAll();
+  });
+  MutexLock lock(mutex);
+  while (!stop.stop_requested()) stopped.Wait(mutex);
+}
+
+}  // namespace
+
+absl::Status RunLeader(const LeaderConfig& config, const std::string& this_program,
+                       const std::string& secret, std::stop_token stop) {
+  ASSIGN_OR_RETURN(const LeaderModel model, LeaderModel::Load(config));
+  const SystemClock clock;
+  SubprocessRankLauncher launcher(RankCommand(config, this_program),
+                                  {{"LONGHAUL_GROUP_SECRET", secret}});
+  Leader leader(config, model, secret, GroupOptions{}, launcher, clock);
+  std::unique_ptr<MetricsServer> metrics_server;
+  std::string metrics_address = "none";
+  if (config.metrics_port >= 0) {
+    ASSIGN_OR_RETURN(metrics_server, MetricsServer::Start(absl::StrCat(config.metrics_host, ":",
+                                                                       config.metrics_port),
+                                                          leader.metrics().registry()));
+    metrics_address = absl::StrCat(config.metrics_host, ":", metrics_server->port());
+  }
+  const absl::Status started = leader.Start(stop);
+  if (stop.stop_requested()) return absl::OkStatus();
+  RETURN_IF_ERROR(started);
+  std::printf("ready role=leader listen=%s metrics=%s\n", leader.address().c_str(),
+              metrics_address.c_str());
+  std::fflush(stdout);
+  WaitFor(stop);
+  LOG(INFO) << "event=stopping";
+  leader.Stop();
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::worker::leader
