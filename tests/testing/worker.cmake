@@ -9,3 +9,8 @@ longhaul_library(fake_leader
   HEADERS fake_leader.h
   SOURCES fake_leader.cc
   DEPS    longhaul::testing longhaul::proto)
+
+longhaul_library(pass_key_testing
+  HEADERS pass_key.h
+  SOURCES pass_key.cc
+  DEPS    longhaul::common)
