@@ -191,7 +191,7 @@ def test_grpc_errors(cluster, stubs, service):
 
 def test_grpc_cancel_in_mid_prefill(cluster, stubs, service):
     long_prompt = pass_key.announcement(KEY, 1600, 0.5).text
-    call = service.Chat(chat_request(cluster, stubs, long_prompt), timeout=120)
+    call = service.Chat(chat_request(cluster, stubs, long_prompt), timeout=600)
     for event in call:
         if event.HasField("progress"):
             break
