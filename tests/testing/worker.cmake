@@ -14,3 +14,9 @@ longhaul_library(pass_key_testing
   HEADERS pass_key.h
   SOURCES pass_key.cc
   DEPS    longhaul::common)
+
+# A rank's side of the control stream, and a whole leader over such ranks.
+longhaul_library(fake_rank
+  HEADERS fake_rank.h leader_fixture.h
+  SOURCES fake_rank.cc leader_fixture.cc
+  DEPS    longhaul::testing longhaul::worker_leader longhaul::proto)
