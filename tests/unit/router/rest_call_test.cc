@@ -223,7 +223,7 @@ TEST_F(RestCallTest, DisconnectCancels) {
 
 TEST_F(RestCallTest, ReaderThatAcceptsNothingIsCancelled) {
   StartWith(
-      {.reply = std::vector<std::string>(2000, std::string(20000, 'x')), .never_finish = true},
+      {.reply = std::vector<std::string>(500, std::string(20000, 'x')), .never_finish = true},
       {.write_timeout = absl::Milliseconds(200)});
   RawHttpClient client(gateway_->port(), /*receive_buffer_bytes=*/4096);
   client.Send(
