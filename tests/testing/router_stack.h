@@ -29,6 +29,7 @@ class RouterStack {
     std::vector<std::string> workers;
     router::DispatcherOptions dispatcher;
     absl::Duration stale_after = absl::Seconds(5);
+    absl::Duration max_backoff = absl::Milliseconds(200);
     int32_t max_model_len = 0;
   };
 
@@ -39,7 +40,7 @@ class RouterStack {
                   .model = model_.name,
                   .stale_after = options.stale_after,
                   .min_backoff = absl::Milliseconds(20),
-                  .max_backoff = absl::Milliseconds(200)},
+                  .max_backoff = options.max_backoff},
                  channels_, clock_, metrics_),
         workers_(channels_, clock_),
         dispatcher_(options.dispatcher, *model_.tokenizer, cluster_, workers_, clock_, metrics_),

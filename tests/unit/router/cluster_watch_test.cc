@@ -111,8 +111,9 @@ TEST(ClusterWatch, DrainingAndNotReadyGroupsAreNotHealthy) {
 }
 
 TEST(ClusterWatch, WaitingForLeadersThatAreNotThereTakesNoTime) {
-  RouterStack router({.workers = {"127.0.0.1:1", "unix:/nonexistent/leader.sock"}});
-  absl::SleepFor(absl::Milliseconds(500));
+  RouterStack router({.workers = {"127.0.0.1:1", "unix:/nonexistent/leader.sock"},
+                      .max_backoff = absl::Seconds(2)});
+  absl::SleepFor(absl::Seconds(1));
   const double before = ProcessCpuSeconds();
   absl::SleepFor(absl::Seconds(1));
   EXPECT_LT(ProcessCpuSeconds() - before, 0.05);

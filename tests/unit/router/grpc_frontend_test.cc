@@ -186,12 +186,12 @@ TEST_F(GrpcFrontendTest, AReaderThatAcceptsNothingIsCancelled) {
   frontend_.reset();
   Listen({.port = 0, .slow_reader = absl::Milliseconds(300)});
   FakeBehavior flood;
-  flood.script.assign(400'000, 20);
-  flood.tokens_per_event = 50;
-  flood.hang_after_tokens = 400'000;
+  flood.script.assign(100'000, 20);
+  flood.tokens_per_event = 100;
+  flood.hang_after_tokens = 100'000;
   worker_->SetBehavior(flood);
   v1::ChatRequest request = Chat("x");
-  request.mutable_options()->mutable_stopping()->set_max_tokens(400'000);
+  request.mutable_options()->mutable_stopping()->set_max_tokens(100'000);
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(30)));
   const auto reader = stub_->Chat(&context, request);
@@ -205,11 +205,11 @@ TEST_F(GrpcFrontendTest, AReaderThatAcceptsNothingIsCancelled) {
 
 TEST_F(GrpcFrontendTest, ASlowReaderGetsEverythingAndHoldsNobodyUp) {
   FakeBehavior flood;
-  flood.script.assign(100'000, 20);
-  flood.tokens_per_event = 50;
+  flood.script.assign(20'000, 20);
+  flood.tokens_per_event = 100;
   worker_->SetBehavior(flood);
   v1::ChatRequest request = Chat("x");
-  request.mutable_options()->mutable_stopping()->set_max_tokens(100'000);
+  request.mutable_options()->mutable_stopping()->set_max_tokens(20'000);
   grpc::ClientContext context;
   const auto reader = stub_->Chat(&context, request);
   // The worker is done although nothing was read.
@@ -219,7 +219,7 @@ TEST_F(GrpcFrontendTest, ASlowReaderGetsEverythingAndHoldsNobodyUp) {
   v1::GenerateEvent event;
   while (reader->Read(&event)) num_tokens += event.delta().tokens_size();
   EXPECT_TRUE(reader->Finish().ok());
-  EXPECT_EQ(num_tokens, 100'000);
+  EXPECT_EQ(num_tokens, 20'000);
 }
 
 TEST_F(GrpcFrontendTest, TokenizeAndDetokenizeAreInverse) {
