@@ -43,7 +43,8 @@ void VisitFields(V&& v, ServeConfig& c) {
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 1 << 20},
-    "Memory for the KV cache of a rank, GiB; 0 = the rank's default.");
+    "Memory for the KV cache of a rank, GiB; 0 = one prompt of the model's full length and some "
+    "short ones, at most half of the memory that is free.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
     "Length that the attention temperature follows: a query's position or the request's length.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},

@@ -254,6 +254,7 @@ class FakeRankProcess final : public worker::leader::RankProcess {
   explicit FakeRankProcess(std::shared_ptr<FakeRank> rank) : rank_(std::move(rank)) {}
   ~FakeRankProcess() override { rank_->Die(); }
   std::string Name() const override { return "fake"; }
+  std::string ReadyLine(absl::Time) override { return "ready role=rank"; }
   std::optional<std::string> Wait(absl::Time deadline) override {
     if (!rank_->WaitForEnd(deadline)) return std::nullopt;
     return "exit code 1";

@@ -89,6 +89,8 @@ class Backend {
 
   // At least `bytes` > 0, 64-byte aligned, zeroed; lazily backed where the device can.
   virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) = 0;
+  // Memory that allocations could take now without taking it from others; an estimate.
+  virtual int64_t FreeMemoryBytes() const = 0;
   virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
   // Bytes of one layer's part of a KV block (kKvBlockTokens tokens), scale slots included.

@@ -5,10 +5,13 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <fstream>
+#include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "common/thread_pool.h"
 #include "kernels/attention/attention.h"
@@ -80,6 +83,19 @@ kernels::RopeAngles AnglesAt(const RotaryTables::Angles& angles, int64_t row) {
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int num_threads) : parallel_(num_threads) {}
+
+  int64_t FreeMemoryBytes() const override {
+    std::ifstream meminfo("/proc/meminfo");
+    std::string name;
+    int64_t kib = 0;
+    while (meminfo >> name >> kib) {
+      if (name == "MemAvailable:") return kib * 1024;
+      meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+    }
+    // Every Linux since 3.14 has the line.
+    LOG(FATAL) << "no MemAvailable in /proc/meminfo";
+    return 0;
+  }
 
   absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) override {
     if (bytes <= 0) return absl::InternalError(absl::StrCat("allocation of ", bytes, " bytes"));

@@ -19,6 +19,8 @@ constexpr absl::Duration kStartingLook = absl::Milliseconds(50);
 constexpr absl::Duration kRunningLook = absl::Seconds(1);
 // After a stream ended: for the process to end by itself, so that its exit status can be told.
 constexpr absl::Duration kExitGrace = absl::Milliseconds(500);
+// For the line that a rank prints right after it said Started.
+constexpr absl::Duration kReadyLineGrace = absl::Milliseconds(200);
 constexpr absl::Duration kStopGrace = absl::Seconds(2);
 // A group that was up this long starts its back-off anew.
 constexpr absl::Duration kHealthyTime = absl::Seconds(30);
@@ -227,6 +229,10 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   const bool all =
       std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.started; });
   if (!all || state_ != State::kStarting) return;
+  for (const Rank& r : ranks_) {
+    LOG(INFO) << "event=rank_ready incarnation=" << incarnation_ << " says=\""
+              << r.process->ReadyLine(clock_.Now() + kReadyLineGrace) << "\"";
+  }
   state_ = State::kUp;
   up_since_ = clock_.Now();
   steps_.clear();

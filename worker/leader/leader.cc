@@ -134,9 +134,10 @@ absl::StatusOr<ServedModel> Leader::DescribeModel() const {
   const int32_t kv_blocks = group_.kv_blocks();
   const int64_t kv_tokens = int64_t{kv_blocks} * kKvBlockTokens;
   if (config_.max_model_len > kv_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "max-model-len is ", config_.max_model_len, ", the KV cache holds ", kv_tokens,
-        " tokens: raise --kv-cache-gib ", config_.kv_cache_gib, " or lower --max-model-len"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("max-model-len is ", config_.max_model_len, ", the KV cache holds ", kv_tokens,
+                     " tokens (--kv-cache-gib ", config_.kv_cache_gib,
+                     "): raise --kv-cache-gib or lower --max-model-len"));
   }
   return ServedModel{.name = ServedName(config_),
                      .digest = model_.digest,

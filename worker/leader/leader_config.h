@@ -21,7 +21,7 @@ struct LeaderConfig {
   int32_t max_waiting_requests = 256;
   int32_t long_prompt_tokens = 32'768;
   std::string kv_cache_dtype = "auto";
-  double kv_cache_gib = 4;
+  double kv_cache_gib = 0;
   std::string attention_temperature = "position";
   std::string dual_chunk_attention = "on";
   int32_t threads = 0;
@@ -52,8 +52,9 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "A prompt from this length on is a long job, of which one may wait; tokens.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU.");
-  v("kv-cache-gib", c.kv_cache_gib, Bounds{0.001, 65'536},
-    "Memory for the KV cache of one rank, GiB; touched as it is used.");
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65'536},
+    "Memory for the KV cache of a rank, GiB, touched as it is used; 0 = one prompt of the model's "
+    "full length and some short ones, at most half of the memory that is free.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
     "Which length the attention temperature follows: each query's own, or its whole prompt's.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},

@@ -11,6 +11,9 @@ class RankSubprocess final : public RankProcess {
   explicit RankSubprocess(std::unique_ptr<Subprocess> process) : process_(std::move(process)) {}
 
   std::string Name() const override { return absl::StrCat("pid ", process_->pid()); }
+  std::string ReadyLine(absl::Time deadline) override {
+    return process_->ReadLine(deadline).value_or("");
+  }
   std::optional<std::string> Wait(absl::Time deadline) override {
     const std::optional<Subprocess::Exit> exit = process_->Wait(deadline);
     if (!exit) return std::nullopt;

@@ -17,6 +17,9 @@ class RankProcess {
  public:
   virtual ~RankProcess() = default;      // kills it if it still runs
   virtual std::string Name() const = 0;  // "pid 123"
+  // The line it prints when it is up ("ready role=rank ...", with its metrics address); empty if it
+  // has not come until `deadline`.
+  virtual std::string ReadyLine(absl::Time deadline) = 0;
   // How it ended ("exit code 3", "signal 9 (Killed)"), waiting until `deadline`; nullopt if it
   // runs.
   virtual std::optional<std::string> Wait(absl::Time deadline) = 0;

@@ -14,7 +14,7 @@ struct RankConfig {
   int32_t rank = 0;
   std::string device = "cpu";
   std::string kv_cache_dtype = "auto";
-  double kv_cache_gib = 4;
+  double kv_cache_gib = 0;
   std::string attention_temperature = "position";
   std::string dual_chunk_attention = "on";
   int32_t threads = 0;
@@ -30,8 +30,9 @@ void VisitFields(V&& v, RankConfig& c) {
   v("device", c.device, OneOf{{"cpu"}}, "What the rank computes on.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU.");
-  v("kv-cache-gib", c.kv_cache_gib, Bounds{0.001, 65536},
-    "Memory for cached keys and values, GiB; touched as it is used.");
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},
+    "Memory for the KV cache of a rank, GiB, touched as it is used; 0 = one prompt of the model's "
+    "full length and some short ones, at most half of the memory that is free.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
     "Which length the attention temperature follows: each query's own, or its whole prompt's.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},

@@ -38,6 +38,8 @@ namespace {
 
 // Plans a leader may have in flight on a rank; more breaks the protocol.
 constexpr size_t kMaxPlans = 256;
+// Beside one prompt of full length, an automatic KV cache has room for short requests: 32K tokens.
+constexpr int64_t kShortRequestBlocks = 128;
 constexpr absl::Duration kDialTimeout = absl::Seconds(30);
 
 model::AttentionOptions AttentionOf(const RankConfig& config) {
@@ -65,9 +67,14 @@ class Worker {
   // Blocks that the memory budget holds in all layers of the model.
   int64_t CapacityBlocks() const {
     const int64_t block = KvCache::BlockBytes(*backend_, kv_shape_, model_config_.num_layers);
-    const double bytes = config_.kv_cache_gib * (int64_t{1} << 30);
-    return std::min<int64_t>(static_cast<int64_t>(bytes) / block,
-                             std::numeric_limits<int32_t>::max());
+    const double budget = config_.kv_cache_gib * (int64_t{1} << 30);
+    int64_t blocks = static_cast<int64_t>(budget) / block;
+    if (config_.kv_cache_gib == 0) {
+      const int64_t longest =
+          (model_config_.max_position_embeddings + kKvBlockTokens - 1) / kKvBlockTokens;
+      blocks = std::min(longest + kShortRequestBlocks, backend_->FreeMemoryBytes() / 2 / block);
+    }
+    return std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max());
   }
 
   const StepProgress& progress() const { return progress_; }
@@ -185,9 +192,9 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
 
   Worker worker(config, model_config, checkpoint);
   if (worker.CapacityBlocks() < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("kv-cache-gib ", config.kv_cache_gib,
-                                                   " holds not even one block of ", kKvBlockTokens,
-                                                   " tokens of this model: raise it"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("kv-cache-gib ", config.kv_cache_gib, " holds not even one block of ",
+                     kKvBlockTokens, " tokens of this model: raise it, or free memory"));
   }
   std::unique_ptr<MetricsServer> metrics_server;
   std::string metrics_address = "none";

@@ -1,4 +1,6 @@
 // A router's view of a leader, over gRPC, with ranks that speak the real wire.
+#include <grpcpp/generic/generic_stub.h>
+
 #include <algorithm>
 #include <random>
 
@@ -333,6 +335,46 @@ TEST_F(LeaderServiceTest, WatchTellsWhoAndHowBusy) {
   EXPECT_EQ(event.hello().incarnation(), hello.incarnation() + 1);
   again_context.TryCancel();
   again->Finish();
+}
+
+// One message to a method of a service whose protos are not ours, one message back.
+std::string RawCall(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
+                    const std::string& request) {
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  const grpc::Slice slice(request);
+  auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&slice, 1), &queue);
+  call->StartCall();
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->Finish(&response, &status, &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  EXPECT_TRUE(queue.Next(&tag, &ok));
+  EXPECT_TRUE(status.ok()) << method << ": " << status.error_message();
+  grpc::Slice answer;
+  if (!response.DumpToSingleSlice(&answer).ok()) return "";
+  return {reinterpret_cast<const char*>(answer.begin()), answer.size()};
+}
+
+TEST_F(LeaderServiceTest, AnswersHealthChecksAndReflection) {
+  Start();
+  const std::string serving = "\x08\x01";  // HealthCheckResponse{status: SERVING}
+  const std::string not_serving = "\x08\x02";
+  const std::string check = "/grpc.health.v1.Health/Check";
+  const std::string worker = "\x0a\x12longhaul.v1.Worker";  // HealthCheckRequest{service}
+  EXPECT_EQ(RawCall(channel_, check, ""), serving);
+  EXPECT_EQ(RawCall(channel_, check, worker), serving);
+  // ServerReflectionRequest{list_services: ""}
+  EXPECT_THAT(RawCall(channel_, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                      std::string("\x3a\x00", 2)),
+              HasSubstr("longhaul.v1.Worker"));
+  grpc::ClientContext context;
+  v1::DrainResponse response;
+  ASSERT_TRUE(stub_->Drain(&context, {}, &response).ok());
+  ASSERT_TRUE(WaitForLoad([](const Load& load) { return load.draining; }));
+  EXPECT_EQ(RawCall(channel_, check, worker), not_serving);
 }
 
 TEST_F(LeaderServiceTest, WatchRefusesAnotherProtocol) {

@@ -134,6 +134,12 @@ TEST(CpuBackend, AllocatesZeroedAlignedMemory) {
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("1152921504606846976")));
 }
 
+TEST(CpuBackend, KnowsTheFreeMemory) {
+  const int64_t bytes = MakeCpuBackend(1)->FreeMemoryBytes();
+  EXPECT_GT(bytes, int64_t{1} << 20);
+  EXPECT_LT(bytes, int64_t{1} << 50);
+}
+
 TEST(CpuBackend, LinearAddsItsBias) {
   const auto backend = MakeCpuBackend(2);
   std::vector<float> x = {1, 2, 3, 4};             // [2, 2]
