@@ -11,7 +11,8 @@
 
 namespace longhaul::router {
 
-// What this router has sent to each group and the group's load does not show yet.
+// How the groups' last loads differ from what this router knows: work it has sent and they do not
+// show yet, and work it has cancelled and they still show.
 //
 // A charge is made at dispatch. After the leader's Admitted it stands until a later load event,
 // which includes the work; the slot of a long job stands until its prefill begins.
@@ -27,7 +28,12 @@ class ChargeBook {
   // The execution has ended, was rejected or has failed. Unknown keys are ignored.
   void Drop(const ExecutionKey& key);
 
-  // `view` with the charges in place; those that its loads include by now are dropped.
+  // The execution was cancelled behind `processed_tokens` of its `prompt_tokens`. What was left of
+  // its prefill is taken off the group's backlog until the group's loads have had time to do so.
+  void Cancelled(const ExecutionKey& key, const ClusterView& view, int32_t prompt_tokens,
+                 int32_t processed_tokens);
+
+  // `view` with charges and credits in place; those that its loads include by now are dropped.
   ClusterView Apply(const ClusterView& view);
 
  private:
@@ -36,6 +42,8 @@ class ChargeBook {
     GroupCharge charge;
     bool admitted = false;
     uint64_t admitted_at = 0;  // load sequence
+    bool cancelled = false;
+    uint64_t cancelled_at = 0;  // load sequence
   };
   std::map<ExecutionKey, Entry> entries_;
 };

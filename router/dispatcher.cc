@@ -237,6 +237,7 @@ void Dispatcher::OnEvent(LiveRequest& request, ChoiceState& choice, ExecutionEve
       charges_.PrefillBegan(key);
       dispatch_due_ = true;  // the slot for a long job is free
     }
+    choice.processed_tokens = progress->processed_tokens;
     request.Progress(key.choice, *progress);
   } else if (auto* tokens = std::get_if<TokensEvent>(&event)) {
     OnTokens(request, choice, std::move(*tokens));
@@ -331,7 +332,9 @@ void Dispatcher::Detach(ChoiceState& choice) {
   running.detached = true;
   running.call->Cancel();
   choice.execution = 0;
-  charges_.Drop(choice.waiting.key);
+  charges_.Cancelled(choice.waiting.key, *cluster_.view(),
+                     requests_.at(choice.waiting.key.request).prompt_tokens(),
+                     choice.processed_tokens);
   dispatch_due_ = true;
 }
 
@@ -345,6 +348,7 @@ void Dispatcher::PutBack(LiveRequest& request, ChoiceState& choice, absl::Durati
   choice.holds.push_back({choice.group, now + hold});
   choice.queued_at = now;
   choice.admitted = choice.prefill_began = false;
+  choice.processed_tokens = 0;
   queue_.PutBack(choice.waiting);
   metrics_.QueueDepth(queue_.size());
   dispatch_due_ = true;

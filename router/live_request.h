@@ -40,6 +40,7 @@ struct ChoiceState {
   bool prefill_began = false;
   int32_t retries = 0;  // after UNAVAILABLE; at most one
   int32_t cached_tokens = 0;
+  int32_t processed_tokens = 0;  // of the prompt, by the running execution
   bool done = false;
   // Groups not to be asked again before `until`.
   struct Hold {

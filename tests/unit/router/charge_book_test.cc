@@ -53,5 +53,34 @@ TEST(ChargeBook, AnotherLifeOfTheGroupOwesNothing) {
   EXPECT_EQ(book.Apply(ViewAt(1, /*incarnation=*/2)).groups[0].charge.requests, 0);
 }
 
+// A group that prefills 10 tokens a second and shows `queued_seconds` of work.
+ClusterView BusyAt(uint64_t load_sequence, double queued_seconds) {
+  ClusterView view = ViewAt(load_sequence);
+  view.groups[0].load.cost.b = 0.1;
+  view.groups[0].load.queued_seconds = queued_seconds;
+  return view;
+}
+
+TEST(ChargeBook, CancelledWorkLeavesTheBacklogUntilTheLoadsKnow) {
+  ChargeBook book;
+  book.Charge(Key(1), {"a", 1}, kCharge);
+  book.Admitted(Key(1), 1);
+  book.Cancelled(Key(1), BusyAt(5, 9), /*prompt_tokens=*/100, /*processed_tokens=*/20);
+  const GroupCharge credit = book.Apply(BusyAt(5, 9)).groups[0].charge;
+  EXPECT_NEAR(credit.seconds, -8, 1e-9);
+  EXPECT_EQ(credit.requests, 0);
+  EXPECT_EQ(book.Apply(BusyAt(6, 3)).groups[0].charge.seconds, -3);  // never below nothing
+  EXPECT_EQ(book.Apply(BusyAt(7, 9)).groups[0].charge.seconds, 0);
+  EXPECT_EQ(book.Apply(BusyAt(5, 9)).groups[0].charge.seconds, 0);  // dropped for good
+}
+
+TEST(ChargeBook, CancelledWorkThatNoLoadShowedLeavesNothing) {
+  ChargeBook book;
+  book.Charge(Key(1), {"a", 1}, kCharge);
+  book.Admitted(Key(1), 5);
+  book.Cancelled(Key(1), BusyAt(5, 9), 100, 20);
+  EXPECT_EQ(book.Apply(BusyAt(5, 9)).groups[0].charge.seconds, 0);
+}
+
 }  // namespace
 }  // namespace longhaul::router
