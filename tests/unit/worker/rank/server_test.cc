@@ -57,6 +57,12 @@ class RankServer : public ::testing::Test {
     leader_.Send(message);
   }
 
+  v1::Started AwaitStarted() {
+    const auto message = leader_.Next();
+    CHECK(message.has_value() && message->has_started()) << "the rank did not load";
+    return message->started();
+  }
+
   static v1::LeaderMessage GreedyPlan() {
     v1::LeaderMessage message;
     v1::StepPlan* plan = message.mutable_plan();
@@ -96,9 +102,7 @@ TEST_F(RankServer, ExecutesAPlanAndEndsWithItsLeader) {
   RunAndStart();
   // 0.01 GiB of blocks of 3 layers: K and V, 64 x 256 x 4 bytes each, and 1 KiB of scales.
   EXPECT_EQ(capacity_, static_cast<uint64_t>(0.01 * (1 << 30)) / (3 * (2 * 65536 + 1024)));
-  const auto started = leader_.Next();
-  ASSERT_TRUE(started.has_value() && started->has_started());
-  EXPECT_GT(started->started().weight_bytes(), 0u);
+  EXPECT_GT(AwaitStarted().weight_bytes(), 0u);
   leader_.Send(GreedyPlan());
   const auto done = leader_.Next();
   ASSERT_TRUE(done.has_value() && done->has_step_done());
@@ -110,7 +114,7 @@ TEST_F(RankServer, ExecutesAPlanAndEndsWithItsLeader) {
 
 TEST_F(RankServer, StopsWhenAsked) {
   RunAndStart();
-  ASSERT_TRUE(leader_.Next().has_value());
+  AwaitStarted();
   stop_.request_stop();
   EXPECT_OK(Ended());
 }
@@ -125,7 +129,7 @@ TEST_F(RankServer, StopsWhileNobodyAnswers) {
 
 TEST_F(RankServer, TellsItsLeaderOfAPlanThatBreaksTheRules) {
   RunAndStart();
-  ASSERT_TRUE(leader_.Next().has_value());
+  AwaitStarted();
   v1::LeaderMessage message = GreedyPlan();
   message.mutable_plan()->set_step_id(2);
   leader_.Send(message);
@@ -158,7 +162,7 @@ TEST_F(RankServer, SaysThatTheCacheIsTooSmallForABlock) {
 TEST_F(RankServer, IdleUsesNoCpu) {
   config_.metrics_port = 0;
   RunAndStart();
-  ASSERT_TRUE(leader_.Next().has_value());
+  AwaitStarted();
   const auto used = [] {
     rusage usage = {};
     getrusage(RUSAGE_SELF, &usage);
