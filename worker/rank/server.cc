@@ -62,20 +62,11 @@ class Worker {
                   .dtype = config.kv_cache_dtype == "bf16" ? backend::KvDType::kBFloat16
                                                            : backend::KvDType::kFloat32},
         backend_(backend::MakeCpuBackend(config.threads)),
+        capacity_blocks_(CountBlocks()),
         work_(kMaxPlans) {}
 
-  // Blocks that the memory budget holds in all layers of the model.
-  int64_t CapacityBlocks() const {
-    const int64_t block = KvCache::BlockBytes(*backend_, kv_shape_, model_config_.num_layers);
-    const double budget = config_.kv_cache_gib * (int64_t{1} << 30);
-    int64_t blocks = static_cast<int64_t>(budget) / block;
-    if (config_.kv_cache_gib == 0) {
-      const int64_t longest =
-          (model_config_.max_position_embeddings + kKvBlockTokens - 1) / kKvBlockTokens;
-      blocks = std::min(longest + kShortRequestBlocks, backend_->FreeMemoryBytes() / 2 / block);
-    }
-    return std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max());
-  }
+  // Blocks that the memory budget holds in all layers of the model, as it was at the start.
+  int64_t capacity_blocks() const { return capacity_blocks_; }
 
   const StepProgress& progress() const { return progress_; }
   const std::shared_ptr<prometheus::Registry>& registry() const { return metrics_.registry(); }
@@ -114,6 +105,18 @@ class Worker {
   }
 
  private:
+  int64_t CountBlocks() const {
+    const int64_t block = KvCache::BlockBytes(*backend_, kv_shape_, model_config_.num_layers);
+    const double budget = config_.kv_cache_gib * (int64_t{1} << 30);
+    int64_t blocks = static_cast<int64_t>(budget) / block;
+    if (config_.kv_cache_gib == 0) {
+      const int64_t longest =
+          (model_config_.max_position_embeddings + kKvBlockTokens - 1) / kKvBlockTokens;
+      blocks = std::min(longest + kShortRequestBlocks, backend_->FreeMemoryBytes() / 2 / block);
+    }
+    return std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max());
+  }
+
   absl::Status Load(const GroupPlace& place, ControlStream& stream) {
     if (place.tensor_parallel_size != 1 || place.pipeline_parallel_size != 1) {
       return absl::UnimplementedError(absl::StrCat(
@@ -125,10 +128,10 @@ class Worker {
                                                      place.layer_end, ") for the only rank of ",
                                                      model_config_.num_layers, " layers"));
     }
-    if (place.kv_blocks > CapacityBlocks()) {
+    if (place.kv_blocks > capacity_blocks_) {
       return absl::ResourceExhaustedError(
           absl::StrCat("leader asks for ", place.kv_blocks, " KV blocks, kv-cache-gib ",
-                       config_.kv_cache_gib, " holds ", CapacityBlocks()));
+                       config_.kv_cache_gib, " holds ", capacity_blocks_));
     }
     const absl::Time begin = clock_.Now();
     ASSIGN_OR_RETURN(model::Weights weights, model::LoadWeights(model_config_, checkpoint_,
@@ -175,6 +178,7 @@ class Worker {
   std::atomic<bool> stop_ = false;
   // In order of construction; the executor thread's from Load on.
   const std::unique_ptr<backend::Backend> backend_;
+  const int64_t capacity_blocks_;  // counted once: free memory changes between two looks
   std::unique_ptr<comm::Communicator> communicator_;
   std::unique_ptr<PipelineStage> stage_;
   std::unique_ptr<Sampler> sampler_;
@@ -191,7 +195,7 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   ASSIGN_OR_RETURN(const Digest digest, model::ModelDigest(config.model));
 
   Worker worker(config, model_config, checkpoint);
-  if (worker.CapacityBlocks() < 1) {
+  if (worker.capacity_blocks() < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("kv-cache-gib ", config.kv_cache_gib, " holds not even one block of ",
                      kKvBlockTokens, " tokens of this model: raise it, or free memory"));
@@ -207,14 +211,14 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   const Registration registration{.secret = secret,
                                   .rank = static_cast<uint32_t>(config.rank),
                                   .model_digest = digest,
-                                  .kv_capacity_blocks = worker.CapacityBlocks()};
+                                  .kv_capacity_blocks = worker.capacity_blocks()};
   auto opened = ControlStream::Open(config.control, registration, worker.progress(),
                                     absl::Now() + kDialTimeout, stop);
   if (stop.stop_requested()) return absl::OkStatus();
   RETURN_IF_ERROR(opened);
   const std::unique_ptr<ControlStream> stream = *std::move(opened);
   LOG(INFO) << "event=registered rank=" << config.rank << " model_digest=" << digest.ToString()
-            << " kv_capacity_blocks=" << worker.CapacityBlocks();
+            << " kv_capacity_blocks=" << worker.capacity_blocks();
 
   std::thread executor([&] { worker.Run(*stream, metrics_address); });
   absl::Status ended;
