@@ -21,16 +21,16 @@ struct ModelInfo {
   int64_t created_unix_seconds = 0;
 };
 
-// What a frontend (gRPC, REST) sees of the router: requests go in, events come back through the sink.
-// Thread-safe; no call blocks on work of a request.
+// What a frontend (gRPC, REST) sees of the router: requests go in, events come back through the
+// sink. Thread-safe; no call blocks on work of a request.
 class Intake {
  public:
   virtual ~Intake() = default;
 
-  // Takes the request over. Tokenizing, checks of length and ranges, admission and dispatch happen on
-  // other threads and report through `sink`. Errors returned here (then the sink is never called):
-  // kNotFound (model), kResourceExhausted (intake buffer full, with a retry hint), kUnavailable
-  // (shutting down).
+  // Takes the request over. Tokenizing, checks of length and ranges, admission and dispatch happen
+  // on other threads and report through `sink`. Errors returned here (then the sink is never
+  // called): kNotFound (model), kResourceExhausted (intake buffer full, with a retry hint),
+  // kUnavailable (shutting down).
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
   // The client is gone or has enough: no event follows once the cancellation is seen. Idempotent;

@@ -14,7 +14,8 @@
 namespace longhaul::router {
 
 // What a client may leave open; absent fields take the model's generation_config.json defaults.
-// Names and ranges as in proto/longhaul/v1/types.proto. Ranges are checked once, in ResolveSampling.
+// Names and ranges as in proto/longhaul/v1/types.proto. Ranges are checked once, in
+// ResolveSampling.
 struct SamplingOptions {
   std::optional<double> temperature;
   std::optional<double> top_p;
@@ -53,7 +54,7 @@ struct GenerateRequest {
   std::vector<std::string> stop;
   int64_t num_choices = 1;
   int32_t priority = 0;
-  absl::Time arrival = absl::InfinitePast();   // set by Intake::Submit
+  absl::Time arrival = absl::InfinitePast();  // set by Intake::Submit
   absl::Time deadline = absl::InfiniteFuture();
   std::string tenant;       // empty without authentication
   std::string traceparent;  // W3C trace context, may be empty
@@ -92,7 +93,7 @@ struct FinishedEvent {
   FinishReason reason = FinishReason::kStop;
   Usage usage;
   std::optional<double> time_to_first_token_seconds;  // from arrival
-  std::string stop;                                    // the stop string that matched
+  std::string stop;                                   // the stop string that matched
 };
 
 }  // namespace longhaul::router

@@ -7,10 +7,10 @@ namespace longhaul::router {
 
 // Where the events of one request go: a gRPC stream or an HTTP response.
 //
-// Calls come one after another (from the intake pool until OnQueued, then from the dispatch thread), in
-// the order Queued, Progress*, Delta*, Finished for each choice; or OnError once at any point, after
-// which nothing comes. An implementation returns at once: it buffers (output is small: at most
-// max_tokens tokens a choice) and writes from its own threads.
+// Calls come one after another (from the intake pool until OnQueued, then from the dispatch
+// thread), in the order Queued, Progress*, Delta*, Finished for each choice; or OnError once at any
+// point, after which nothing comes. An implementation returns at once: it buffers (output is small:
+// at most max_tokens tokens a choice) and writes from its own threads.
 //
 // Ownership: the router holds a shared_ptr from Submit until the last Finished or OnError.
 class ResponseSink {

@@ -11,10 +11,10 @@
 #include "common/status_macros.h"
 #include "router/cluster_watch.h"
 #include "router/dispatcher.h"
-#include "router/grpc_frontend.h"
-#include "router/http_gateway.h"
 #include "router/intake_service.h"
+#include "router/rest/http_gateway.h"
 #include "router/router_metrics.h"
+#include "router/rpc/grpc_frontend.h"
 #include "router/served_model.h"
 #include "router/worker_channels.h"
 #include "router/worker_client.h"
@@ -37,7 +37,7 @@ DispatcherOptions DispatcherOptionsOf(const RouterConfig& config) {
           .wait_for_group = absl::Seconds(config.worker_wait_seconds)};
 }
 
-GrpcFrontendOptions GrpcOptionsOf(const RouterConfig& config) {
+rpc::GrpcFrontendOptions GrpcOptionsOf(const RouterConfig& config) {
   return {.host = config.host,
           .port = config.grpc_port,
           .max_message_bytes = int64_t{config.max_request_mib} << 20,
@@ -48,8 +48,8 @@ GrpcFrontendOptions GrpcOptionsOf(const RouterConfig& config) {
           .reflection = config.grpc_reflection};
 }
 
-HttpOptions HttpOptionsOf(const RouterConfig& config) {
-  HttpOptions options;
+rest::HttpOptions HttpOptionsOf(const RouterConfig& config) {
+  rest::HttpOptions options;
   options.host = config.host;
   options.port = config.port;
   options.max_body_bytes = int64_t{config.max_request_mib} << 20;
@@ -80,10 +80,10 @@ absl::Status RunRouter(const RouterConfig& config,
                         metrics);
   IntakeService intake(model, cluster, dispatcher, clock, metrics,
                        static_cast<size_t>(config.max_requests), RandomSeed());
-  ASSIGN_OR_RETURN(const std::unique_ptr<GrpcFrontend> grpc,
-                   GrpcFrontend::Start(GrpcOptionsOf(config), intake, clock));
-  ASSIGN_OR_RETURN(const std::unique_ptr<HttpGateway> http,
-                   HttpGateway::Start(HttpOptionsOf(config), intake, metrics.registry()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<rpc::GrpcFrontend> grpc,
+                   rpc::GrpcFrontend::Start(GrpcOptionsOf(config), intake, clock));
+  ASSIGN_OR_RETURN(const std::unique_ptr<rest::HttpGateway> http,
+                   rest::HttpGateway::Start(HttpOptionsOf(config), intake, metrics.registry()));
   cluster.Start([&] {
     dispatcher.ViewChanged();
     grpc->SetServing(intake.Ready());

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/types.h"
+#include "router/request.h"
+
+// Request bodies of the OpenAI API and its neighbours (vLLM's /tokenize) as our own structs.
+//
+// Checks types and widths; ranges of sampling and lengths are checked where the model is known
+// (router/resolve_sampling.h). Unknown fields are ignored, as OpenAI does; what it knows and this
+// server cannot do is refused. Pure functions without I/O; a body of 5 MB takes milliseconds, so
+// they are called on a DecodePool. Errors: kInvalidArgument with field, value and limit.
+namespace longhaul::router::rest {
+
+enum class OpenAiEndpoint { kChatCompletions, kCompletions };
+
+// How the answer is to look.
+struct ResponseShape {
+  OpenAiEndpoint endpoint = OpenAiEndpoint::kChatCompletions;
+  std::string model;  // as the client named it
+  bool stream = false;
+  bool include_usage = false;     // a last chunk with the usage
+  bool include_progress = false;  // chunks with the state of the prefill
+  bool logprobs = false;
+};
+
+struct OpenAiRequest {
+  GenerateRequest request;
+  ResponseShape shape;
+};
+
+// `now` turns the field `timeout` (seconds) into a deadline.
+absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::string body,
+                                                  absl::Time now);
+
+// POST /tokenize. The model may be left open where only one is served.
+struct TokenizeRequest {
+  std::optional<std::string> model;
+  std::string text;
+  bool parse_special = true;  // "<|im_end|>" becomes its special token
+};
+absl::StatusOr<TokenizeRequest> DecodeTokenizeRequest(std::string body);
+
+struct DetokenizeRequest {
+  std::optional<std::string> model;
+  std::vector<TokenId> tokens;
+};
+absl::StatusOr<DetokenizeRequest> DecodeDetokenizeRequest(std::string body);
+
+}  // namespace longhaul::router::rest

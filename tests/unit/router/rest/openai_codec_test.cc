@@ -1,0 +1,227 @@
+#include "router/rest/openai_codec.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "router/error_detail.h"
+#include "router/rest/json_fields.h"
+#include "tests/testing/status_matchers.h"
+
+namespace longhaul::router::rest {
+namespace {
+
+using longhaul::testing::StatusIs;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+
+const absl::Time kNow = absl::FromUnixSeconds(1000);
+
+absl::StatusOr<OpenAiRequest> Chat(const std::string& body) {
+  return DecodeOpenAiRequest(OpenAiEndpoint::kChatCompletions, body, kNow);
+}
+absl::StatusOr<OpenAiRequest> Completion(const std::string& body) {
+  return DecodeOpenAiRequest(OpenAiEndpoint::kCompletions, body, kNow);
+}
+// A chat with one message and `fields` besides.
+std::string Body(const std::string& fields) {
+  return R"({"model":"m","messages":[{"role":"user","content":"hi"}])" +
+         (fields.empty() ? "" : "," + fields) + "}";
+}
+
+TEST(OpenAiCodec, ReadsEveryField) {
+  ASSERT_OK_AND_ASSIGN(
+      const OpenAiRequest decoded,
+      Chat(Body(R"("stream":true,"stream_options":{"include_usage":true,"include_progress":true},
+        "max_tokens":5,"max_completion_tokens":6,"temperature":0.5,"top_p":1,"top_k":20,"min_p":0.1,
+        "repetition_penalty":1.05,"presence_penalty":-1,"frequency_penalty":2,"seed":-1,
+        "stop":["a","\u00e4"],"n":3,"logit_bias":{"5":-100,"9":1.5},"logprobs":true,
+        "top_logprobs":4,"min_tokens":2,"ignore_eos":true,"stop_token_ids":[7,8],"user":"u",
+        "priority":-3,"timeout":1.5,"some_new_parameter":{"x":[1]},"tools":[{"type":"function",
+        "function":{"name":"f","parameters":{"b":1,"a":[2.5]}}}])")));
+  const GenerateRequest& request = decoded.request;
+  EXPECT_EQ(request.model, "m");
+  EXPECT_TRUE(decoded.shape.stream && decoded.shape.include_usage &&
+              decoded.shape.include_progress && decoded.shape.logprobs);
+  EXPECT_EQ(request.max_tokens, 6);
+  EXPECT_EQ(request.sampling.temperature, 0.5);
+  EXPECT_EQ(request.sampling.top_p, 1.0);
+  EXPECT_EQ(request.sampling.top_k, 20);
+  EXPECT_EQ(request.sampling.min_p, 0.1);
+  EXPECT_EQ(request.sampling.repetition_penalty, 1.05);
+  EXPECT_EQ(request.sampling.presence_penalty, -1.0);
+  EXPECT_EQ(request.sampling.frequency_penalty, 2.0);
+  EXPECT_EQ(request.sampling.seed, ~uint64_t{0});
+  EXPECT_THAT(request.sampling.logit_bias, ElementsAre(Pair(5, -100.0f), Pair(9, 1.5f)));
+  EXPECT_EQ(request.sampling.top_logprobs, 4);
+  EXPECT_THAT(request.stop, ElementsAre("a", "\xc3\xa4"));
+  EXPECT_EQ(request.num_choices, 3);
+  EXPECT_EQ(request.min_tokens, 2);
+  EXPECT_TRUE(request.ignore_eos);
+  EXPECT_THAT(request.stop_token_ids, ElementsAre(7, 8));
+  EXPECT_EQ(request.priority, -3);
+  EXPECT_EQ(request.deadline, kNow + absl::Milliseconds(1500));
+  const auto& chat = std::get<ChatInput>(request.input);
+  ASSERT_EQ(chat.messages.size(), 1u);
+  EXPECT_EQ(chat.messages[0].role, "user");
+  EXPECT_EQ(chat.messages[0].content, "hi");
+  EXPECT_THAT(
+      chat.tools_json,
+      ElementsAre(R"({"type":"function","function":{"name":"f","parameters":{"b":1,"a":[2.5]}}})"));
+}
+
+TEST(OpenAiCodec, LeavesOpenWhatTheClientLeftOpenOrNull) {
+  ASSERT_OK_AND_ASSIGN(const OpenAiRequest decoded,
+                       Chat(Body(R"("temperature":null,"max_tokens":null,"stop":null,"n":null,
+                                    "stream":null,"stream_options":null,"tools":null)")));
+  EXPECT_FALSE(decoded.request.sampling.temperature.has_value());
+  EXPECT_FALSE(decoded.request.sampling.seed.has_value());
+  EXPECT_FALSE(decoded.request.sampling.top_logprobs.has_value());
+  EXPECT_FALSE(decoded.request.max_tokens.has_value());
+  EXPECT_EQ(decoded.request.num_choices, 1);
+  EXPECT_EQ(decoded.request.deadline, absl::InfiniteFuture());
+  EXPECT_FALSE(decoded.shape.stream);
+}
+
+TEST(OpenAiCodec, ReadsConversationsWithPartsAndToolCalls) {
+  ASSERT_OK_AND_ASSIGN(const OpenAiRequest decoded, Chat(R"({"model":"m","messages":[
+      {"role":"system","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
+      {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",
+        "function":{"name":"f","arguments":"{\"x\": 1}"}}]},
+      {"role":"tool","tool_call_id":"c1","content":"42"}]})"));
+  const auto& messages = std::get<ChatInput>(decoded.request.input).messages;
+  ASSERT_EQ(messages.size(), 3u);
+  EXPECT_EQ(messages[0].content, "a\nb");
+  EXPECT_EQ(messages[1].content, "");
+  ASSERT_EQ(messages[1].tool_calls.size(), 1u);
+  EXPECT_EQ(messages[1].tool_calls[0].name, "f");
+  EXPECT_EQ(messages[1].tool_calls[0].arguments_json, R"({"x": 1})");
+  EXPECT_EQ(messages[2].tool_call_id, "c1");
+}
+
+TEST(OpenAiCodec, ReadsPromptsOfAllShapes) {
+  const auto prompt = [](const std::string& json) {
+    return Completion(R"({"model":"m","prompt":)" + json + "}");
+  };
+  EXPECT_EQ(std::get<TextInput>(prompt(R"("hi")")->request.input).prompt, "hi");
+  EXPECT_EQ(std::get<TextInput>(prompt(R"(["hi"])")->request.input).prompt, "hi");
+  EXPECT_THAT(std::get<TokenInput>(prompt("[1,2]")->request.input).ids, ElementsAre(1, 2));
+  EXPECT_THAT(std::get<TokenInput>(prompt("[[1,2]]")->request.input).ids, ElementsAre(1, 2));
+  EXPECT_THAT(prompt(R"(["a","b"])"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("2 prompts")));
+  EXPECT_FALSE(prompt("[]").ok());
+  EXPECT_FALSE(prompt("[[]]").ok());
+  EXPECT_FALSE(prompt("[1,\"a\"]").ok());
+  EXPECT_FALSE(prompt("7").ok());
+}
+
+struct Refusal {
+  std::string fields;
+  std::string field;    // that the error names
+  std::string message;  // a part of it
+};
+
+TEST(OpenAiCodec, RefusesWrongTypesAndRangesByName) {
+  const Refusal refusals[] = {
+      {R"("temperature":"hot")", "temperature", "must be a number, got a string"},
+      {R"("top_k":1.5)", "top_k", "must be an integer, got 1.5"},
+      {R"("top_k":-2)", "top_k", "is -2, limit -1 to"},
+      {R"("n":17)", "n", "is 17, limit 1 to 16"},
+      {R"("n":0)", "n", "limit 1 to 16"},
+      {R"("max_tokens":-1)", "max_tokens", "is -1, limit 0"},
+      {R"("max_tokens":99999999999999999999999)", "max_tokens", "64-bit"},
+      {R"("max_tokens":18446744073709551615)", "max_tokens", "18446744073709551615"},
+      {R"("max_tokens":1e300)", "max_tokens", "limit 0"},
+      {R"("stream":1)", "stream", "must be true or false, got 1"},
+      {R"("stream":true,"stream_options":[])", "stream_options", "must be an object"},
+      {R"("stream":true,"stream_options":{"include_usage":"y"})", "stream_options.include_usage",
+       "true or false"},
+      {R"("stream_options":{})", "stream_options", "needs stream"},
+      {R"("stop":3)", "stop", "a string or an array of strings"},
+      {R"("stop":["a",3])", "stop[1]", "must be a string, got 3"},
+      {R"("stop":["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"])",
+       "stop", "17 items, limit 16"},
+      {R"("logit_bias":{"5":101})", "logit_bias.5", "limit -100 to 100"},
+      {R"("logit_bias":{"five":1})", "logit_bias", "\"five\""},
+      {R"("logit_bias":{"-1":1})", "logit_bias", "\"-1\""},
+      {R"("top_logprobs":3)", "top_logprobs", "needs logprobs"},
+      {R"("logprobs":true,"top_logprobs":21)", "top_logprobs", "limit 0 to 20"},
+      {R"("stop_token_ids":[4294967296])", "stop_token_ids[0]", "4294967296"},
+      {R"("timeout":0)", "timeout", "is 0 seconds"},
+      {R"("user":5)", "user", "must be a string"},
+      {R"("tools":[{"type":"retrieval"}])", "tools[0].type", "retrieval"},
+      {R"("tools":[{"type":"function"}])", "tools[0].function", "required"},
+      {R"("tool_choice":"required")", "tool_choice", "auto"},
+      {R"("response_format":{"type":"json_object"})", "response_format.type", "json_object"},
+      {R"("user":"\ud800")", "user", "surrogate"},
+      {R"("user":"\udc00x")", "user", "surrogate"},
+      {"\"user\":\"\xff\"", "user", "invalid UTF-8"},
+  };
+  for (const Refusal& refusal : refusals) {
+    SCOPED_TRACE(refusal.fields);
+    const absl::Status status = Chat(Body(refusal.fields)).status();
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(refusal.message)));
+    EXPECT_EQ(DetailOf(status).field, refusal.field);
+  }
+}
+
+TEST(OpenAiCodec, RefusesBadMessagesByName) {
+  const Refusal refusals[] = {
+      {R"([])", "messages", "empty"},
+      {R"("hi")", "messages", "must be an array"},
+      {R"([3])", "messages[0]", "must be an object, got 3"},
+      {R"([{"content":"x"}])", "messages[0].role", "required"},
+      {R"([{"role":"user"}])", "messages[0].content", "required"},
+      {R"([{"role":"user","content":7}])", "messages[0].content", "array of parts, got 7"},
+      {R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}])",
+       "messages[0].content[0].type", "image_url"},
+      {R"([{"role":"user","content":[{"type":"text"}]}])", "messages[0].content[0].text",
+       "required"},
+      {R"([{"role":"a","content":"x"},{"role":"user","content":"\ude00"}])", "messages[1].content",
+       "surrogate"},
+  };
+  for (const Refusal& refusal : refusals) {
+    SCOPED_TRACE(refusal.fields);
+    const absl::Status status = Chat(R"({"model":"m","messages":)" + refusal.fields + "}").status();
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(refusal.message)));
+    EXPECT_EQ(DetailOf(status).field, refusal.field);
+  }
+  EXPECT_EQ(DetailOf(Chat(R"({"model":"m"})").status()).field, "messages");
+  EXPECT_EQ(DetailOf(Chat(R"({"messages":[]})").status()).field, "model");
+}
+
+TEST(OpenAiCodec, RefusesWhatIsNoJsonObject) {
+  for (const char* body : {"", "{", "[]", "nonsense", "{\"a\":1}}", "{\"a\":1,}", "\"x\"", "null",
+                           "{\"model\":\"m\",\"messages\":[}"}) {
+    EXPECT_THAT(Chat(body), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("body")))
+        << body;
+  }
+}
+
+TEST(OpenAiCodec, RefusesDeepNesting) {
+  const auto nested = [](size_t levels) {
+    return Body(R"("x":)" + std::string(levels, '[') + std::string(levels, ']'));
+  };
+  EXPECT_OK(Chat(nested(JsonDocument::kMaxDepth - 2)));
+  EXPECT_THAT(Chat(nested(JsonDocument::kMaxDepth + 1)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("deeper")));
+  EXPECT_FALSE(Chat(nested(1 << 20)).ok());
+}
+
+TEST(OpenAiCodec, ReadsTokenizeAndDetokenize) {
+  ASSERT_OK_AND_ASSIGN(const TokenizeRequest tokenize,
+                       DecodeTokenizeRequest(R"({"prompt":"x","parse_special":false})"));
+  EXPECT_FALSE(tokenize.model.has_value());
+  EXPECT_EQ(tokenize.text, "x");
+  EXPECT_FALSE(tokenize.parse_special);
+  ASSERT_OK_AND_ASSIGN(const DetokenizeRequest detokenize,
+                       DecodeDetokenizeRequest(R"({"model":"m","tokens":[1,2]})"));
+  EXPECT_EQ(detokenize.model, "m");
+  EXPECT_THAT(detokenize.tokens, ElementsAre(1, 2));
+  EXPECT_EQ(DetailOf(DecodeDetokenizeRequest(R"({"tokens":[-1]})").status()).field, "tokens[0]");
+  EXPECT_EQ(DetailOf(DecodeTokenizeRequest("{}").status()).field, "prompt");
+}
+
+}  // namespace
+}  // namespace longhaul::router::rest

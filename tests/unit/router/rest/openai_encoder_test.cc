@@ -1,0 +1,115 @@
+#include "router/rest/openai_encoder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace longhaul::router::rest {
+namespace {
+
+using ::testing::ElementsAre;
+
+OpenAiEncoder Encoder(ResponseShape shape, int64_t num_choices = 1) {
+  shape.model = "m";
+  return OpenAiEncoder(std::move(shape), RequestId{.high = 1, .low = 2}, num_choices,
+                       absl::FromUnixSeconds(5),
+                       [](TokenId id) { return std::string(1, static_cast<char>(id)); });
+}
+
+// What every chunk of a chat begins with.
+const std::string kHead =
+    R"({"id":"chatcmpl-00000000000000010000000000000002","object":"chat.completion.chunk",)"
+    R"("created":5,"model":"m",)";
+
+TEST(OpenAiEncoder, ChatStreamBeginsWithTheRoleAndEndsWithTheReason) {
+  OpenAiEncoder encoder = Encoder({.stream = true});
+  EXPECT_THAT(
+      encoder.DeltaChunks({.choice = 0, .text = "a\n\xc3\xa4", .tokens = {}}),
+      ElementsAre(
+          kHead +
+              R"("choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]})",
+          kHead +
+              R"("choices":[{"index":0,"delta":{"content":"a\nä"},"logprobs":null,"finish_reason":null}]})"));
+  EXPECT_THAT(
+      encoder.FinishChunks({.reason = FinishReason::kLength}, /*all_done=*/true),
+      ElementsAre(
+          kHead +
+          R"("choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}]})"));
+}
+
+TEST(OpenAiEncoder, UsageComesLastAndIsNullBefore) {
+  OpenAiEncoder encoder = Encoder({.stream = true, .include_usage = true}, 2);
+  const Usage usage = {.prompt_tokens = 9, .cached_tokens = 3, .completion_tokens = 4};
+  const auto first = encoder.FinishChunks({.choice = 0, .usage = usage}, false);
+  const auto last = encoder.FinishChunks({.choice = 1, .usage = usage}, true);
+  ASSERT_EQ(first.size(), 2u);  // role, reason
+  EXPECT_THAT(first[1], ::testing::EndsWith(R"("finish_reason":"stop"}],"usage":null})"));
+  ASSERT_EQ(last.size(), 3u);
+  EXPECT_EQ(last[2], kHead + R"("choices":[],"usage":{"prompt_tokens":9,"completion_tokens":8,)"
+                             R"("total_tokens":17,"prompt_tokens_details":{"cached_tokens":3}}})");
+}
+
+TEST(OpenAiEncoder, ProgressIsAChunkWithoutChoices) {
+  const OpenAiEncoder encoder = Encoder({.stream = true, .include_progress = true});
+  EXPECT_EQ(
+      encoder.ProgressChunk(
+          {.prompt_tokens = 10, .cached_tokens = 2, .processed_tokens = 5, .eta_seconds = 1.5}),
+      kHead + R"("choices":[],"progress":{"prompt_tokens":10,"cached_tokens":2,)"
+              R"("processed_tokens":5,"eta_seconds":1.5}})");
+  EXPECT_THAT(encoder.ProgressChunk({}), ::testing::HasSubstr(R"("eta_seconds":null)"));
+}
+
+TEST(OpenAiEncoder, TokensWithoutTextMakeNoChunkUnlessTheirLogprobsAreWanted) {
+  const DeltaEvent event = {.text = "", .tokens = {{.token = 'x', .logprob = -1.0f}}};
+  OpenAiEncoder plain = Encoder({.stream = true});
+  EXPECT_EQ(plain.DeltaChunks(event).size(), 1u);  // the role
+  OpenAiEncoder with_logprobs = Encoder({.stream = true, .logprobs = true});
+  EXPECT_EQ(with_logprobs.DeltaChunks(event).size(), 2u);
+}
+
+TEST(OpenAiEncoder, WholeChatHasMessageLogprobsAndUsage) {
+  OpenAiEncoder encoder = Encoder({.logprobs = true});
+  encoder.Add(DeltaEvent{
+      .text = "x",
+      .tokens = {
+          {.token = 'x',
+           .logprob = -0.5f,
+           .top_logprobs = {{'x', -0.5f}, {'y', -std::numeric_limits<float>::infinity()}}}}});
+  encoder.Add(DeltaEvent{.text = "z", .tokens = {}});
+  encoder.Add(FinishedEvent{.usage = {.prompt_tokens = 1, .completion_tokens = 2}});
+  EXPECT_EQ(
+      encoder.WholeBody(),
+      R"({"id":"chatcmpl-00000000000000010000000000000002","object":"chat.completion","created":5,)"
+      R"("model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"xz"},)"
+      R"("logprobs":{"content":[{"token":"x","logprob":-0.5,"bytes":[120],"top_logprobs":[)"
+      R"({"token":"x","logprob":-0.5,"bytes":[120]},{"token":"y","logprob":-9999.0,"bytes":[121]}]}]},)"
+      R"("finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,)"
+      R"("total_tokens":3,"prompt_tokens_details":{"cached_tokens":0}}})");
+}
+
+TEST(OpenAiEncoder, CompletionsHaveTextAndTheirOwnLogprobs) {
+  OpenAiEncoder encoder =
+      Encoder({.endpoint = OpenAiEndpoint::kCompletions, .stream = true, .logprobs = true});
+  const DeltaEvent event = {.text = "x", .tokens = {{.token = 'x', .logprob = -1.0f}}};
+  encoder.DeltaChunks(event);
+  EXPECT_THAT(
+      encoder.DeltaChunks(event),
+      ElementsAre(
+          R"({"id":"cmpl-00000000000000010000000000000002","object":"text_completion","created":5,)"
+          R"("model":"m","choices":[{"index":0,"text":"x","logprobs":{"tokens":["x"],)"
+          R"("token_logprobs":[-1.0],"top_logprobs":[{}],"text_offset":[1]},)"
+          R"("finish_reason":null}]})"));
+}
+
+TEST(OpenAiEncoder, ModelsAndTokens) {
+  const ModelInfo model = {.id = "m", .max_model_len = 7, .created_unix_seconds = 3};
+  const std::string json =
+      R"({"id":"m","object":"model","created":3,"owned_by":"longhaul","max_model_len":7})";
+  EXPECT_EQ(ModelBody(model), json);
+  EXPECT_EQ(ModelListBody({model}), R"({"object":"list","data":[)" + json + "]}");
+  EXPECT_EQ(TokenizeBody({1, 2}, 7), R"({"count":2,"max_model_len":7,"tokens":[1,2]})");
+  EXPECT_EQ(TokenizeBody({}, 7), R"({"count":0,"max_model_len":7,"tokens":[]})");
+  EXPECT_EQ(DetokenizeBody("a"), R"({"prompt":"a"})");
+}
+
+}  // namespace
+}  // namespace longhaul::router::rest
