@@ -79,7 +79,7 @@ void Engine::Run() {
 
 void Engine::Execute(Command command, absl::Time now) {
   if (auto* submit = std::get_if<SubmitCommand>(&command)) {
-    core_.Submit(std::move(submit->request), std::move(submit->log), now);
+    core_.Submit(std::move(submit->request), submit->log, now);
   } else if (const auto* cancel = std::get_if<CancelCommand>(&command)) {
     core_.Cancel(cancel->id, now);
   } else if (const auto* left = std::get_if<ReaderLeftCommand>(&command)) {

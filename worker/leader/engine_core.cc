@@ -49,7 +49,7 @@ EngineCore::EngineCore(const EngineOptions& options, PlanSink& sink, RequestTabl
       metrics_(metrics),
       scheduler_(options.scheduler, stop_rule_) {}
 
-void EngineCore::Submit(Request request, std::shared_ptr<EventLog> log, absl::Time now) {
+void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, absl::Time now) {
   const int64_t prompt_tokens = request.prompt_tokens();
   const int64_t max_tokens = request.stopping.max_tokens;
   CHECK(prompt_tokens > 0 && max_tokens >= 0) << "request=" << request.id.ToString();

@@ -42,7 +42,7 @@ class EngineCore {
   EngineCore(const EngineOptions& options, PlanSink& sink, RequestTable& requests, LoadBoard& board,
              LeaderMetrics& metrics);
 
-  void Submit(Request request, std::shared_ptr<EventLog> log, absl::Time now);
+  void Submit(Request request, const std::shared_ptr<EventLog>& log, absl::Time now);
   // Unknown ids are ignored: the request may have ended.
   void Cancel(const RequestId& id, absl::Time now);
   // A stream of this request closed. Without another reader the request is cancelled, or detached.

@@ -97,7 +97,7 @@ void Group::Handle(Command command) {
   } else if (auto* link = std::get_if<LinkCommand>(&command)) {
     HandleLink(link->link, std::move(link->event));
   } else if (auto* plan = std::get_if<PlanCommand>(&command)) {
-    Send(std::move(*plan));
+    SendToRanks(*plan);
   } else if (auto* fail = std::get_if<FailCommand>(&command)) {
     if (state_ == State::kUp && fail->incarnation == incarnation_) Lose(-1, fail->reason);
   }
@@ -244,7 +244,7 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
 }
 
-void Group::Send(PlanCommand command) {
+void Group::SendToRanks(const PlanCommand& command) {
   if (state_ != State::kUp || command.incarnation != incarnation_) return;
   const StepId expected = first_step_ + steps_.size();
   CHECK(command.plan.step_id == expected)

@@ -123,7 +123,7 @@ class Group final : public PlanSink {
   void Register(const std::shared_ptr<RankLink>& link, const RankRegistration& registration);
   void RankStartedUp(Rank& rank, const RankStarted& started);
   void StepAcknowledged(int32_t rank, StepResult result);
-  void Send(PlanCommand command);
+  void SendToRanks(const PlanCommand& command);
 
   void LaunchRanks();
   void StartRegisteredRanks();

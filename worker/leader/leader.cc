@@ -104,7 +104,7 @@ absl::Status Leader::CheckConfig() const {
   return absl::OkStatus();
 }
 
-absl::Status Leader::Start(std::stop_token stop) {
+absl::Status Leader::Start(const std::stop_token& stop) {
   RETURN_IF_ERROR(CheckConfig());
   engine_ = std::make_unique<Engine>(EngineOptionsFor(config_, model_), group_, requests_, board_,
                                      metrics_, clock_);

@@ -50,7 +50,7 @@ class Leader {
   // Blocks until the ranks are up and routers can connect. Call once. Errors: kInvalidArgument (the
   // numbers do not go together, or not with the model; names what to change), kUnavailable (an
   // address, or why a rank cannot start), kCancelled (`stop`).
-  absl::Status Start(std::stop_token stop);
+  absl::Status Start(const std::stop_token& stop);
 
   // Requests fail with kUnavailable, streams end, ranks end. Idempotent.
   void Stop();

@@ -52,7 +52,7 @@ void WaitFor(const std::stop_token& stop) {
 }  // namespace
 
 absl::Status RunLeader(const LeaderConfig& config, const std::string& this_program,
-                       const std::string& secret, std::stop_token stop) {
+                       const std::string& secret, const std::stop_token& stop) {
   ASSIGN_OR_RETURN(const LeaderModel model, LeaderModel::Load(config));
   const SystemClock clock;
   SubprocessRankLauncher launcher(RankCommand(config, this_program),

@@ -17,6 +17,6 @@ namespace longhaul::worker::leader {
 // otherwise why it could not start (Leader::Start, LeaderModel::Load). The request to stop must not
 // come from a signal handler: it takes locks.
 absl::Status RunLeader(const LeaderConfig& config, const std::string& this_program,
-                       const std::string& secret, std::stop_token stop);
+                       const std::string& secret, const std::stop_token& stop);
 
 }  // namespace longhaul::worker::leader
