@@ -95,5 +95,5 @@ function(longhaul_test name)
   endif()
   add_test(NAME ${name} COMMAND ${target} ${arg_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
-    ENVIRONMENT "LONGHAUL_SOURCE_DIR=${CMAKE_SOURCE_DIR};LONGHAUL_BIN_DIR=${CMAKE_BINARY_DIR}/bin")
+    ENVIRONMENT "LONGHAUL_SOURCE_DIR=${CMAKE_SOURCE_DIR};LONGHAUL_BIN_DIR=${CMAKE_BINARY_DIR}/bin;${LONGHAUL_SANITIZER_ENVIRONMENT}")
 endfunction()

@@ -26,6 +26,10 @@ add_feature_info(ccache LONGHAUL_CCACHE "compiler cache")
 if(LONGHAUL_SANITIZER)
   add_compile_options(-fsanitize=${LONGHAUL_SANITIZER} -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${LONGHAUL_SANITIZER})
+  # For test runs: what tests/sanitizers/tsan.supp says, and a report is a failure.
+  set(LONGHAUL_SANITIZER_ENVIRONMENT
+      "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/sanitizers/tsan.supp ignore_noninstrumented_modules=1 halt_on_error=0 exitcode=66"
+      "UBSAN_OPTIONS=print_stacktrace=1")
   if(LONGHAUL_SANITIZER MATCHES undefined)
     add_compile_options(-fno-sanitize-recover=undefined)
   endif()

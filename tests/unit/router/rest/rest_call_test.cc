@@ -49,7 +49,7 @@ class RestCallTest : public ::testing::Test {
     return client;
   }
 
-  const FixedClock clock_;
+  FixedClock clock_;
   prometheus::Registry registry_;
   std::unique_ptr<FakeIntake> intake_;
   std::unique_ptr<HttpGateway> gateway_;

@@ -89,7 +89,7 @@ class GrpcFrontendTest : public ::testing::Test {
     return answer;
   }
 
-  const SystemClock clock_;
+  SystemClock clock_;
   std::unique_ptr<FakeWorker> worker_;
   std::unique_ptr<RouterStack> router_;
   std::unique_ptr<GrpcFrontend> frontend_;
