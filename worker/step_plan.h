@@ -14,8 +14,8 @@ struct SequenceStart {
   SequenceId sequence_id = 0;
   SamplingParams sampling;
   int32_t prompt_tokens = 0;  // of the whole prompt: the length of temperature mode `request`
-  // Prompt tokens that no slice will carry because their KV is cached; with the slices they make the
-  // repetition penalty's bitmap.
+  // Prompt tokens that no slice will carry because their KV is cached; with the slices they make
+  // the repetition penalty's bitmap.
   std::vector<TokenId> cached_prompt_ids;
   // Output sampled before a preemption: counts for the penalties and the seed counter.
   std::vector<TokenId> replayed_output_ids;
@@ -23,18 +23,20 @@ struct SequenceStart {
   int32_t min_tokens = 0;
 };
 
-// Consecutive tokens of one sequence. Position p lives in entry p / kKvBlockTokens of its block table.
+// Consecutive tokens of one sequence. Position p lives in entry p / kKvBlockTokens of its block
+// table.
 struct Slice {
   SequenceId sequence_id = 0;
-  int64_t begin = 0;                  // absolute position of the first token
-  std::vector<TokenId> token_ids;     // > 0 tokens
-  std::vector<BlockId> new_block_ids; // appended to the block table from first_table_entry on
+  int64_t begin = 0;                   // absolute position of the first token
+  std::vector<TokenId> token_ids;      // > 0 tokens
+  std::vector<BlockId> new_block_ids;  // appended to the block table from first_table_entry on
   int32_t first_table_entry = 0;
   bool sample = false;  // sample a token from the last row
 };
 
-// The smallest thing that runs without interruption: slices through layers [layer_begin, layer_end).
-// A unit with layer_begin > 0 goes on with the activations that its predecessor left resident.
+// The smallest thing that runs without interruption: slices through layers [layer_begin,
+// layer_end). A unit with layer_begin > 0 goes on with the activations that its predecessor left
+// resident.
 struct Unit {
   uint64_t unit_id = 0;
   int32_t layer_begin = 0;
@@ -42,8 +44,8 @@ struct Unit {
   std::vector<Slice> slices;
 };
 
-// What a group executes next. Every rank gets the same plans in the same order and takes from each unit
-// the layers that are its own. A value: the engine makes it and keeps no reference into it.
+// What a group executes next. Every rank gets the same plans in the same order and takes from each
+// unit the layers that are its own. A value: the engine makes it and keeps no reference into it.
 struct StepPlan {
   StepId step_id = 0;
   std::vector<SequenceStart> starts;  // before the units

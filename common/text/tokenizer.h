@@ -28,8 +28,9 @@ enum class SpecialTokens {
 // same tokenizer.json.
 //
 // Knows nothing of chats (chat_template.h) or streams (detokenizer.h).
-// Immutable after Load and thread-safe. A call takes time linear in the text (n log n within a word),
-// and memory of its own: about 5 bytes for each byte of English, at most 70 (one endless word).
+// Immutable after Load and thread-safe. A call takes time linear in the text (n log n within a
+// word), and memory of its own: about 5 bytes for each byte of English, at most 70 (one endless
+// word).
 class Tokenizer {
  public:
   static constexpr size_t kMaxTextBytes = size_t{1} << 30;

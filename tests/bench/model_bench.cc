@@ -17,6 +17,7 @@
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -110,26 +111,28 @@ void Run(const Arguments& arguments) {
   std::vector<TokenId> prompt(static_cast<size_t>(arguments.prompt_tokens));
   for (TokenId& id : prompt) id = token(random);
 
-  auto seconds_for = [&](int tokens) {
-    return Seconds([&] {
-      const auto output = (*runner)->Generate(prompt, tokens, {.chunks = {arguments.chunk}});
-      CHECK(output.ok()) << output.status();
-    });
+  const auto generate = [&](int tokens) {
+    auto output = (*runner)->Generate(prompt, tokens, {.chunks = {arguments.chunk}});
+    CHECK(output.ok()) << output.status();
+    return std::move(output)->step_seconds;
   };
-  seconds_for(1);
+  generate(1);
   PeerRate(pool);
 
   const double flops = PrefillFlops(config, arguments.prompt_tokens);
   Series peer, prefill, share, decode;
   for (int round = 0; round < arguments.rounds; ++round) {
     const double peer_before = PeerRate(pool);
-    const double one_token = seconds_for(1);
+    const std::vector<double> steps = generate(kDecodeTokens);
     const double peer_after = PeerRate(pool);
     const double peer_rate = (peer_before + peer_after) / 2;
+    const auto first_decode = steps.end() - (kDecodeTokens - 1);
+    const double prefill_seconds = std::accumulate(steps.begin(), first_decode, 0.0);
+    const double decode_seconds = std::accumulate(first_decode, steps.end(), 0.0);
     peer.values.push_back(peer_rate);
-    prefill.values.push_back(flops / one_token);
-    share.values.push_back(flops / one_token / peer_rate);
-    decode.values.push_back((kDecodeTokens - 1) / (seconds_for(kDecodeTokens) - one_token));
+    prefill.values.push_back(flops / prefill_seconds);
+    share.values.push_back(flops / prefill_seconds / peer_rate);
+    decode.values.push_back((kDecodeTokens - 1) / decode_seconds);
   }
   std::printf("model %s, %ld prompt tokens in chunks of %ld, %d threads, %.1f GFLOP a prefill\n",
               arguments.model.c_str(), static_cast<long>(arguments.prompt_tokens),

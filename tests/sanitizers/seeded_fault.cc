@@ -18,7 +18,8 @@ int UseAfterFree(int size) {
   return data[0];
 }
 
-// Reached through a volatile pointer, so that neither the allocation nor its loss is optimised away.
+// Reached through a volatile pointer, so that neither the allocation nor its loss is optimised
+// away.
 int Leak(int size) {
   char* volatile data = new char[static_cast<size_t>(size)];
   data[0] = 1;

@@ -83,6 +83,7 @@ absl::StatusOr<ModelRunner::Output> ModelRunner::Generate(std::span<const TokenI
 
 absl::Status ModelRunner::RunTokens(std::span<const TokenId> ids, int64_t begin, bool sample,
                                     const std::vector<int32_t>& layer_cuts, StepPlan first) {
+  double seconds = 0;
   Slice slice{.sequence_id = sequence_,
               .begin = begin,
               .token_ids = {ids.begin(), ids.end()},
@@ -108,9 +109,11 @@ absl::Status ModelRunner::RunTokens(std::span<const TokenId> ids, int64_t begin,
     const std::atomic<bool> stop = false;
     ASSIGN_OR_RETURN(const worker::StepResult result, executor_->Execute(plan, stop));
     if (!result.errors.empty()) return absl::InternalError(result.errors.front().message);
+    seconds += result.seconds;
     for (const auto& sampled : result.sampled) output_.tokens.push_back(sampled.token.token);
     plan = {};
   }
+  output_.step_seconds.push_back(seconds);
   return absl::OkStatus();
 }
 

@@ -44,6 +44,8 @@ class ModelRunner {
   struct Output {
     std::vector<TokenId> tokens;             // greedy
     std::vector<std::vector<float>> logits;  // [tokens][V], from which each was chosen
+    // Execution time of each step: the prefill chunks, then one a token but the first.
+    std::vector<double> step_seconds;
   };
   // Continues `prompt` greedily by `num_tokens` tokens, the model's end tokens like any other.
   absl::StatusOr<Output> Generate(std::span<const TokenId> prompt, int num_tokens,
