@@ -16,14 +16,15 @@ folder=build/$(echo "$preset" | sed 's/^ci-release$/release/; s/^ci-/cpu-/')
 log=$folder/test.log
 
 status=0
-ctest --test-dir "$folder" --output-on-failure --no-tests=error "${exclude[@]}" "$@" 2>&1 |
-  tee "$log" || status=$?
+ctest --test-dir "$folder" --output-on-failure --no-tests=error "${exclude[@]}" "$@" \
+  >"$log" 2>&1 || status=$?
+[ "$status" = 0 ] || grep -vE '^ +Start +[0-9]+:|   Passed +[0-9.]+ sec$' "$log" >&2
+
 # What a passing test left out, and why.
-skipped=$(grep -rhoE '^\[  SKIPPED \] .*|.*: Skipped$|^SKIPPED .*' "$folder/Testing/Temporary/LastTest.log" |
-  sort -u || true)
-[ -z "$skipped" ] || printf 'test.sh: skipped here:\n%s\n' "$skipped"
-if ! grep -q '^LONGHAUL_HAVE_CUDA' "$folder/CMakeCache.txt" && ! command -v nvcc >/dev/null; then
-  echo "test.sh: no nvcc: CUDA code was not compiled and its tests were skipped"
+grep -hE '^(\[  SKIPPED \]|SKIPPED|.*: Skipped$)' "$folder/Testing/Temporary/LastTest.log" |
+  sort -u | sed 's/^/test.sh: /' || true
+if ! grep -q '^CMAKE_CUDA_COMPILER:[A-Z]*=/' "$folder/CMakeCache.txt"; then
+  echo "test.sh: without nvcc no CUDA code was compiled, and no test of it was run"
 fi
-grep -E '^[0-9]+% tests passed' "$log" || true
+sed -n '/tests passed/,$p' "$log"
 exit "$status"
