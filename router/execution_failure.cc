@@ -12,7 +12,9 @@ constexpr int32_t kMaxRetries = 1;
 }  // namespace
 
 FailureAction ActionAfter(const FailedExecution& failed) {
-  if (absl::IsResourceExhausted(failed.status) && !failed.admitted) {
+  // ALREADY_EXISTS: a leader that has not noticed yet that it lost us in an earlier try.
+  if (!failed.admitted &&
+      (absl::IsResourceExhausted(failed.status) || absl::IsAlreadyExists(failed.status))) {
     return FailureAction::kElsewhere;
   }
   // A leader that refuses the digest serves something else than it said in its Hello.
@@ -32,6 +34,8 @@ absl::Status StatusForClient(const FailedExecution& failed) {
       return failed.status;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:  // the leader's own retry was lost too
       return absl::UnavailableError(absl::StrCat("generation was lost after ",
                                                  failed.tokens_delivered, " tokens: ", message));
     default:

@@ -43,10 +43,11 @@ absl::Status BatchScheduler::CheckFits(int64_t prompt_tokens, int64_t max_tokens
         "prompt has ", prompt_tokens, " tokens and max_tokens is ", max_tokens, ", together ",
         prompt_tokens + max_tokens, "; limit ", limits_.max_model_len, " (--max-model-len)"));
   }
-  if (group_up_ && BlocksFor(prompt_tokens + max_tokens) > num_blocks()) {
+  // What the last incarnation held the next one holds too; before the first nothing is known.
+  if (known_blocks_ > 0 && BlocksFor(prompt_tokens + max_tokens) > known_blocks_) {
     return absl::InvalidArgumentError(absl::StrCat(
         "prompt and max_tokens need ", BlocksFor(prompt_tokens + max_tokens), " KV blocks of ",
-        kKvBlockTokens, " tokens; the group has ", num_blocks(), " (--kv-cache-gib)"));
+        kKvBlockTokens, " tokens; the group has ", known_blocks_, " (--kv-cache-gib)"));
   }
   return absl::OkStatus();
 }
@@ -103,6 +104,7 @@ void BatchScheduler::Free(Sequence& sequence) {
 void BatchScheduler::GroupUp(int32_t num_blocks) {
   CHECK(!group_up_ && in_flight_.empty() && running_.empty());
   blocks_ = BlockAllocator(num_blocks);
+  known_blocks_ = num_blocks;
   group_up_ = true;
   next_step_id_ = 1;
   next_sequence_id_ = 1;

@@ -105,6 +105,7 @@ class BatchScheduler {
   const StopRule& stop_rule_;
   const ChunkPlanner planner_;
   BlockAllocator blocks_{0};
+  int32_t known_blocks_ = 0;  // of the incarnation that is up, or was last
   bool group_up_ = false;
   std::map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by order of arrival
   std::vector<Sequence*> waiting_;

@@ -177,10 +177,12 @@ void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, abs
                                               " tokens: ", std::string(reason.message()))),
           now);
     } else if (sequence->replays == 1) {
-      Finish(id, FinishReason::kError,
-             absl::UnavailableError(absl::StrCat("the ranks were lost twice under this request: ",
-                                                 std::string(reason.message()))),
-             now);
+      Finish(
+          id, FinishReason::kError,
+          // Not UNAVAILABLE: the one retry is spent, and another group may be worth more than it.
+          absl::AbortedError(absl::StrCat("the ranks were lost twice under this request: ",
+                                          std::string(reason.message()))),
+          now);
     } else {
       ++sequence->replays;
       metrics_.RequestReplayed();

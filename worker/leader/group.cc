@@ -112,6 +112,7 @@ int32_t Group::RankOf(const std::shared_ptr<RankLink>& link) const {
 
 void Group::LaunchRanks() {
   state_ = State::kStarting;
+  launched_at_ = clock_.Now();
   ranks_.clear();
   ranks_.resize(world_size());
   for (int32_t i = 0; i < world_size(); ++i) {
@@ -251,6 +252,7 @@ void Group::SendToRanks(const PlanCommand& command) {
       << "step " << command.plan.step_id << " sent, expected " << expected;
   if (steps_.empty()) head_since_ = clock_.Now();
   steps_.push_back({.result = {.step_id = command.plan.step_id, .sampled = {}, .errors = {}},
+                    .acknowledged = std::vector<bool>(ranks_.size(), false),
                     .predicted_seconds = command.predicted_seconds});
   for (const Rank& rank : ranks_) rank.link->SendPlan(command.plan);
 }
@@ -262,11 +264,18 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
         rank, absl::StrCat("it reports step ", result.step_id, " as done, which is not in flight"));
   }
   Step& step = steps_[result.step_id - first_step_];
-  ++step.acknowledged;
+  if (step.acknowledged[rank]) {
+    return Lose(rank, absl::StrCat("it reports step ", result.step_id, " as done twice"));
+  }
+  step.acknowledged[rank] = true;
   step.result.seconds = std::max(step.result.seconds, result.seconds);
   std::move(result.sampled.begin(), result.sampled.end(), std::back_inserter(step.result.sampled));
   std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
-  while (!steps_.empty() && steps_.front().acknowledged == world_size()) {
+  const auto all_done = [](const Step& done) {
+    return std::find(done.acknowledged.begin(), done.acknowledged.end(), false) ==
+           done.acknowledged.end();
+  };
+  while (!steps_.empty() && all_done(steps_.front())) {
     listener_->OnStepDone(incarnation_, std::move(steps_.front().result));
     steps_.pop_front();
     ++first_step_;
@@ -339,6 +348,11 @@ void Group::CheckTimers() {
       return Lose(i, absl::StrCat("nothing was heard from it for ",
                                   absl::ToDoubleSeconds(now - rank.last_heard), " s"));
     }
+  }
+  if (state_ == State::kStarting && now - launched_at_ >= options_.load_limit) {
+    return Lose(
+        -1, absl::StrCat("the ranks were not ready ", absl::ToDoubleSeconds(options_.load_limit),
+                         " s after their launch"));
   }
   if (now >= StepDeadline()) {
     // With several ranks it cannot be told here whose fault it is; the first that has not answered

@@ -39,6 +39,8 @@ struct GroupOptions {
   absl::Duration unpredicted_stall_limit = absl::Minutes(10);
   // From launch to Register, and from a stranger's connection to its Register.
   absl::Duration register_limit = absl::Seconds(60);
+  // From the launch of the ranks to the last one's Started: weights are read and converted in it.
+  absl::Duration load_limit = absl::Minutes(30);
   // Before a restart: doubles with each failure in a row.
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(10);
@@ -112,8 +114,8 @@ class Group final : public PlanSink {
     absl::Time since;
   };
   struct Step {
-    StepResult result;  // of the ranks that are done, merged
-    int32_t acknowledged = 0;
+    StepResult result;               // of the ranks that are done, merged
+    std::vector<bool> acknowledged;  // by rank
     std::optional<double> predicted_seconds;
   };
 
@@ -154,6 +156,7 @@ class Group final : public PlanSink {
   std::vector<Stranger> strangers_;
   std::deque<Step> steps_;  // in flight
   StepId first_step_ = 1;   // id of steps_.front()
+  absl::Time launched_at_;  // the ranks that are starting or up
   absl::Time head_since_;   // when the front became the oldest in flight
   bool was_up_ = false;
   absl::Duration backoff_;

@@ -136,7 +136,7 @@ absl::StatusOr<Request> FromProto(const v1::ExecuteHeader& header, const ServedM
   }
   ASSIGN_OR_RETURN(request.sampling, SamplingFrom(header, model));
   ASSIGN_OR_RETURN(request.stopping, StoppingFrom(header.stopping(), model));
-  if (std::abs(header.priority()) > kMaxPriority) {
+  if (header.priority() < -kMaxPriority || header.priority() > kMaxPriority) {
     return Bad(absl::StrCat("priority is ", header.priority(), ", limit +-", kMaxPriority));
   }
   request.priority = header.priority();

@@ -274,7 +274,7 @@ TEST_F(EngineCoreTest, ALostGroupReplaysWhatDeliveredNothingOnce) {
   EXPECT_EQ(sink_.incarnations.back(), 2u);
   EXPECT_EQ(sink_.plans.back().units[0].slices[0].begin, 0);
   Down(2);
-  EXPECT_EQ(Finished(untold).error.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(Finished(untold).error.code(), absl::StatusCode::kAborted);  // no router retries it
   EXPECT_THAT(std::string(Finished(untold).error.message()), HasSubstr("twice"));
 }
 
