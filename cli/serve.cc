@@ -30,13 +30,14 @@ namespace {
 constexpr absl::Duration kStopGrace = absl::Seconds(15);
 constexpr absl::Duration kReadyPoll = absl::Milliseconds(50);
 
-// SIGTERM, SIGINT and SIGCHLD as a file descriptor; blocked for the process from construction on.
+// SIGTERM, SIGINT, SIGHUP and SIGCHLD as a file descriptor; blocked for the process from
+// construction on.
 class SignalWatch {
  public:
   SignalWatch() {
     sigset_t set;
     sigemptyset(&set);
-    for (const int signal : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&set, signal);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaddset(&set, signal);
     CHECK(pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0);
     fd_ = signalfd(-1, &set, SFD_CLOEXEC);
     CHECK(fd_ >= 0) << strerror(errno);
@@ -117,7 +118,7 @@ absl::Status CheckAlive(const std::vector<Child>& children) {
 absl::Status Watch(const std::vector<Child>& children, absl::Duration pause, SignalWatch& signals) {
   RETURN_IF_ERROR(CheckAlive(children));
   const std::optional<int> signal = signals.Next(pause);
-  if (signal == SIGTERM || signal == SIGINT) return absl::CancelledError("stopped by a signal");
+  if (signal.has_value() && signal != SIGCHLD) return absl::CancelledError("stopped by a signal");
   return absl::OkStatus();
 }
 

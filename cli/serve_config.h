@@ -42,7 +42,7 @@ void VisitFields(V&& v, ServeConfig& c) {
     "Sequences that run together; 0 = the leader's default.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU.");
-  v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 1 << 20},
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},
     "Memory for the KV cache of a rank, GiB; 0 = one prompt of the model's full length and some "
     "short ones, at most half of the memory that is free.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},

@@ -3,8 +3,9 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <charconv>
+#include <cmath>
 #include <fstream>
+#include <ios>
 #include <numeric>
 #include <type_traits>
 
@@ -125,6 +126,8 @@ absl::Status ApplyYamlFile(const ConfigFields& fields, const std::string& path) 
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ":", error.mark.line + 1, ": not YAML: ", error.msg));
+  } catch (const std::ios_base::failure&) {  // a directory opens but does not read
+    return absl::NotFoundError(absl::StrCat("cannot read configuration file ", path));
   }
   return absl::OkStatus();
 }
@@ -144,8 +147,7 @@ absl::Status CheckFields(const ConfigFields& fields) {
       // Written so that a NaN fails.
       if (!(value >= bounds->low && value <= bounds->high)) {
         return absl::InvalidArgumentError(absl::StrCat(field.name, " is ", FieldText(field),
-                                                       ", must be from ", bounds->low, " to ",
-                                                       bounds->high));
+                                                       ", must be from ", BoundsText(*bounds)));
       }
     } else if (const auto* choices = std::get_if<OneOf>(&field.limits)) {
       const std::string& value = *std::get<std::string*>(field.value);
@@ -158,6 +160,16 @@ absl::Status CheckFields(const ConfigFields& fields) {
     }
   }
   return absl::OkStatus();
+}
+
+std::string BoundsText(const Bounds& bounds) {
+  // StrCat alone writes 1048576 as 1.04858e+06.
+  const auto text = [](double value) {
+    return value == std::floor(value) && std::abs(value) < 1e15
+               ? absl::StrCat(static_cast<int64_t>(value))
+               : absl::StrCat(value);
+  };
+  return absl::StrCat(text(bounds.low), " to ", text(bounds.high));
 }
 
 std::string FieldText(const ConfigField& field) {

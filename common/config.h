@@ -79,6 +79,9 @@ absl::Status ApplyYamlFile(const ConfigFields& fields, const std::string& path);
 // Every value within its limits; the error names field, value and limit.
 absl::Status CheckFields(const ConfigFields& fields);
 
+// "0 to 1048576".
+std::string BoundsText(const Bounds& bounds);
+
 // The value as it would be typed; lists joined by commas.
 std::string FieldText(const ConfigField& field);
 

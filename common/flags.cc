@@ -24,7 +24,7 @@ std::string SettingsTable(const ConfigFields& fields) {
   for (const ConfigField& field : fields) {
     std::string limits;
     if (const auto* bounds = std::get_if<Bounds>(&field.limits)) {
-      limits = absl::StrCat(bounds->low, " to ", bounds->high);
+      limits = BoundsText(*bounds);
     } else if (const auto* choices = std::get_if<OneOf>(&field.limits)) {
       limits = absl::StrJoin(choices->values, ", ");
     }

@@ -43,6 +43,7 @@ bool WaitReadable(int fd, absl::Time deadline) {
 [[noreturn]] void ExecChild(const std::vector<char*>& argv, const std::vector<char*>& env,
                             pid_t parent, int stdout_fd, int report_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  setpgid(0, 0);  // a terminal's Ctrl-C goes to us, who stop children in order
   if (getppid() != parent) _exit(127);  // the parent died before the line above
   sigset_t none;
   sigemptyset(&none);

@@ -14,9 +14,9 @@
 
 namespace longhaul {
 
-// A program that this process started and that ends with it: the kernel kills the child when the
-// thread that started it ends (PR_SET_PDEATHSIG), so start children from a thread that lives as
-// long as they should. Thread-compatible.
+// A program that this process started, in a process group of its own, and that ends with it: the
+// kernel kills the child when the thread that started it ends (PR_SET_PDEATHSIG), so start children
+// from a thread that lives as long as they should. Thread-compatible.
 class Subprocess {
  public:
   struct Options {

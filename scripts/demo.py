@@ -123,7 +123,7 @@ def main():
 The server goes on (pid {server.pid}, log {log_path}). Try:
   curl http://{rest}/v1/models
   curl http://{rest}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{ready["model"]}", "messages": [{{"role": "user", "content": "The pass key is 12345. What is the pass key?"}}]}}'
+    -d '{{"model": "{ready["model"]}", "messages": [{{"role": "user", "content": "The grass is green."}}], "max_tokens": 32}}'
   curl http://{rest}/metrics
 Stop it with: kill {server.pid}
 """)

@@ -43,6 +43,9 @@ class ChatWriter {
   RenderedChat chat_;
 };
 
+// A role longer than this is not repeated in an error.
+constexpr size_t kMaxQuotedBytes = 64;
+
 bool IsKnownRole(std::string_view role) {
   return role == "system" || role == "user" || role == "assistant" || role == "tool";
 }
@@ -52,8 +55,11 @@ absl::Status CheckMessages(std::span<const ChatMessage> messages) {
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
     if (!IsKnownRole(message.role)) {
-      return absl::InvalidArgumentError(absl::StrCat("message ", i, " has the role '", message.role,
-                                                     "', known: system, user, assistant, tool"));
+      const std::string quoted = message.role.size() <= kMaxQuotedBytes
+                                     ? absl::StrCat("'", message.role, "'")
+                                     : absl::StrCat("of ", message.role.size(), " bytes");
+      return absl::InvalidArgumentError(absl::StrCat("message ", i, " has the role ", quoted,
+                                                     ", known: system, user, assistant, tool"));
     }
     if (!message.tool_calls.empty() && message.role != "assistant") {
       return absl::InvalidArgumentError(absl::StrCat(

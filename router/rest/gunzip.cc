@@ -27,7 +27,7 @@ class Inflater {
   bool ready_ = false;
 };
 
-constexpr size_t kStepBytes = 256 * 1024;
+constexpr size_t kStepBytes = size_t{256} * 1024;
 
 }  // namespace
 

@@ -10,10 +10,7 @@ namespace longhaul::router::rest {
 
 SseWriter::SseWriter(std::shared_ptr<OutputStream> output, boost::asio::any_io_executor strand,
                      Framing framing, absl::Duration heartbeat)
-    : output_(std::move(output)),
-      framing_(framing),
-      heartbeat_(heartbeat),
-      timer_(std::move(strand)) {}
+    : output_(std::move(output)), framing_(framing), heartbeat_(heartbeat), timer_(strand) {}
 
 void SseWriter::Start(std::string_view head) {
   output_->Write(head);

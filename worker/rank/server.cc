@@ -11,6 +11,7 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/clock.h"
 #include "common/logging.h"
@@ -67,6 +68,18 @@ class Worker {
 
   // Blocks that the memory budget holds in all layers of the model, as it was at the start.
   int64_t capacity_blocks() const { return capacity_blocks_; }
+
+  // kInvalidArgument if the KV cache asked for is larger than the memory that is free: it is
+  // touched as it is used, so this would show only later, and as a kill.
+  absl::Status CheckMemory() const {
+    const int64_t block = KvCache::BlockBytes(*backend_, kv_shape_, model_config_.num_layers);
+    const int64_t free = backend_->FreeMemoryBytes();
+    if (capacity_blocks_ <= free / block) return absl::OkStatus();
+    constexpr double kGib = int64_t{1} << 30;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "kv-cache-gib is %g, free memory is %.1f GiB: lower kv-cache-gib or free memory",
+        config_.kv_cache_gib, static_cast<double>(free) / kGib));
+  }
 
   const StepProgress& progress() const { return progress_; }
   const std::shared_ptr<prometheus::Registry>& registry() const { return metrics_.registry(); }
@@ -200,6 +213,7 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
         absl::StrCat("kv-cache-gib ", config.kv_cache_gib, " holds not even one block of ",
                      kKvBlockTokens, " tokens of this model: raise it, or free memory"));
   }
+  RETURN_IF_ERROR(worker.CheckMemory());
   std::unique_ptr<MetricsServer> metrics_server;
   std::string metrics_address = "none";
   if (config.metrics_port >= 0) {

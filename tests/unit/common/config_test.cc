@@ -115,7 +115,14 @@ TEST_F(ConfigTest, LimitsAreCheckedWhereverTheValueCameFrom) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("must be one of cpu, cuda")));
 }
 
+TEST(BoundsText, WritesWholeNumbersInFull) {
+  EXPECT_EQ(BoundsText({0, 1 << 20}), "0 to 1048576");
+  EXPECT_EQ(BoundsText({0.001, 5}), "0.001 to 5");
+}
+
 TEST_F(ConfigTest, MissingFileIsNamed) {
+  EXPECT_THAT(ApplyYamlFile(FieldsOf(config_), dir_.path()),  // a directory
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr(dir_.path())));
   EXPECT_THAT(ApplyYamlFile(FieldsOf(config_), dir_.path() + "/none.yaml"),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("none.yaml")));
 }
