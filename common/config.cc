@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <ios>
 #include <numeric>
+#include <sstream>
 #include <type_traits>
 
 #include "absl/strings/numbers.h"
@@ -103,10 +103,15 @@ absl::Status SetField(const ConfigFields& fields, std::string_view name, std::st
 }
 
 absl::Status ApplyYamlFile(const ConfigFields& fields, const std::string& path) {
+  // Read whole, then parsed: yaml-cpp loses its buffer when a stream's read throws, as a
+  // directory's does.
   std::ifstream file(path);
-  if (!file) return absl::NotFoundError(absl::StrCat("cannot read configuration file ", path));
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf()) || file.bad()) {
+    return absl::NotFoundError(absl::StrCat("cannot read configuration file ", path));
+  }
   try {
-    const YAML::Node root = YAML::Load(file);
+    const YAML::Node root = YAML::Load(text.str());
     if (root.IsNull()) return absl::OkStatus();
     if (!root.IsMap()) {
       return absl::InvalidArgumentError(
@@ -126,8 +131,6 @@ absl::Status ApplyYamlFile(const ConfigFields& fields, const std::string& path) 
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ":", error.mark.line + 1, ": not YAML: ", error.msg));
-  } catch (const std::ios_base::failure&) {  // a directory opens but does not read
-    return absl::NotFoundError(absl::StrCat("cannot read configuration file ", path));
   }
   return absl::OkStatus();
 }
