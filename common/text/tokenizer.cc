@@ -81,6 +81,17 @@ std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special) c
   return text;
 }
 
+absl::Status Tokenizer::CheckIds(std::span<const TokenId> ids) const {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (TokenBytes(ids[i]).empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("token ", i, " has the id ", ids[i],
+                                                     ", which is not in the vocabulary (",
+                                                     vocab_size(), " ids from 0)"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 std::string_view Tokenizer::TokenBytes(TokenId id) const {
   if (id < 0 || id >= vocab_size()) return {};
   return token_bytes_[static_cast<size_t>(id)];

@@ -52,11 +52,16 @@ class Tokenizer {
                                                     std::span<const TextRange> markup) const;
 
   // Well-formed UTF-8: bytes that are none become U+FFFD. Ids outside of the vocabulary are
-  // skipped.
+  // skipped, as Hugging Face does; who wants them refused calls CheckIds first.
   std::string Decode(std::span<const TokenId> ids, bool skip_special) const;
 
-  // Raw bytes, perhaps part of a character; empty for an id outside of the vocabulary. The view
-  // lives as long as the tokenizer.
+  // kInvalidArgument naming the first of `ids` that is no token, its place and the vocabulary's
+  // size.
+  absl::Status CheckIds(std::span<const TokenId> ids) const;
+
+  // The bytes a token stands for, perhaps part of a character; of an added token its content.
+  // Empty exactly for an id outside of the vocabulary. A look-up; the view lives as long as the
+  // tokenizer.
   std::string_view TokenBytes(TokenId id) const;
 
   bool IsSpecial(TokenId id) const;

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "common/text/utf8.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/unit/common/text/demo_tokenizer.h"
@@ -91,6 +94,32 @@ TEST(Tokenizer, DecodingSkipsSpecialTokensOnRequestAndUnknownIdsAlways) {
   EXPECT_EQ(tokenizer.Decode(ids, /*skip_special=*/true), "hi");
   EXPECT_EQ(tokenizer.TokenBytes(tokenizer.vocab_size()), "");
   EXPECT_FALSE(tokenizer.IsSpecial(tokenizer.vocab_size()));
+}
+
+TEST(Tokenizer, RefusesIdsOutsideOfTheVocabularyOnRequest) {
+  const Tokenizer& tokenizer = DemoTokenizer();
+  std::vector<TokenId> ids(static_cast<size_t>(tokenizer.vocab_size()));
+  std::iota(ids.begin(), ids.end(), 0);
+  EXPECT_OK(tokenizer.CheckIds(ids));
+  EXPECT_OK(tokenizer.CheckIds({}));
+  for (const TokenId id : {tokenizer.vocab_size(), -1, INT32_MAX, INT32_MIN}) {
+    const TokenId one_wrong[] = {0, id, 1};
+    EXPECT_THAT(tokenizer.CheckIds(one_wrong),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         AllOf(HasSubstr("token 1 has the id " + std::to_string(id) + ","),
+                               HasSubstr("(2043 ids from 0)"))));
+  }
+}
+
+TEST(Tokenizer, BytesOfAnyTokenAreWhatDecodeMakesTextOf) {
+  const Tokenizer& tokenizer = DemoTokenizer();
+  EXPECT_EQ(tokenizer.TokenBytes(kImEnd), "<|im_end|>");
+  for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
+    const TokenId ids[] = {id};
+    std::string text;
+    AppendWellFormed(tokenizer.TokenBytes(id), Continuation::kNone, text);
+    EXPECT_EQ(tokenizer.Decode(ids, /*skip_special=*/false), text) << id;
+  }
 }
 
 TEST(Tokenizer, KnowsItsSpecialTokens) {
