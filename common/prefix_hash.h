@@ -11,10 +11,6 @@
 
 namespace longhaul {
 
-// SipHash-2-4 with 128 bits of output (Aumasson, Bernstein 2012), byte order as in the published
-// test vectors: the first output byte is the most significant byte of Digest::high.
-Digest SipHash128(const Digest& key, std::string_view data);
-
 // Everything besides tokens that decides the bytes of a KV block.
 struct PrefixIdentity {
   Digest model;                // ModelDigest
@@ -29,8 +25,9 @@ struct PrefixIdentity {
 //   root = PrefixRoot(identity); root = SaltPrefix(root, tenant_salt); [LengthPrefix(root, f)]
 //   block i = ExtendPrefix(block i-1, tokens of block i)
 //
-// 128 bits make an accident impossible in practice, and a tenant's salt (an HMAC that only the
-// cluster can make) keeps another tenant from guessing identities. Reuse still compares token ids.
+// The hash is SipHash-2-4-128 (sip_hash.h). 128 bits make an accident impossible in practice, and a
+// tenant's salt (an HMAC that only the cluster can make) keeps another tenant from guessing
+// identities. Reuse still compares token ids.
 Digest PrefixRoot(const PrefixIdentity& identity);
 
 // `salt`: 0 or 16 bytes; an empty one leaves the root as it is.

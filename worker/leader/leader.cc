@@ -9,6 +9,7 @@
 #include "common/logging.h"
 #include "common/model_config.h"
 #include "common/prefix_hash.h"
+#include "common/sip_hash.h"
 #include "common/status_macros.h"
 #include "worker/model/model_digest.h"
 

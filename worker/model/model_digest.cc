@@ -8,9 +8,9 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/sip_hash.h"
 #include "common/status_macros.h"
 #include "worker/model/checkpoint.h"
-#include "worker/model/sip_hash.h"
 
 namespace longhaul::worker::model {
 namespace {
@@ -19,17 +19,13 @@ namespace {
 constexpr uint64_t kWindows = 4;
 constexpr uint64_t kWindowBytes = 2048;
 
-void UpdateNumber(SipHash128& hash, uint64_t number) {
-  hash.Update({reinterpret_cast<const uint8_t*>(&number), sizeof(number)});
-}
-
 // Length first, so that no two lists of texts give the same bytes.
-void UpdateText(SipHash128& hash, std::string_view text) {
-  UpdateNumber(hash, text.size());
-  hash.Update({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+void UpdateText(SipHasher& hash, std::string_view text) {
+  hash.UpdateWord(text.size());
+  hash.Update(text);
 }
 
-void UpdateSample(SipHash128& hash, std::span<const uint8_t> data) {
+void UpdateSample(SipHasher& hash, std::span<const uint8_t> data) {
   if (data.size() <= kWindows * kWindowBytes) {
     hash.Update(data);
     return;
@@ -51,19 +47,21 @@ absl::StatusOr<Digest> ModelDigest(const std::string& model_dir) {
     return absl::NotFoundError(absl::StrCat(config_path, ": cannot be read"));
   }
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
-  SipHash128 hash(0, 0);
+  SipHasher hash(Digest{});
   UpdateText(hash, "longhaul model digest 1");
   UpdateText(hash, config.str());
   for (const auto& [name, entry] : checkpoint.entries()) {
     UpdateText(hash, name);
     UpdateText(hash, StoredTypeName(entry.tensor->type));
-    UpdateNumber(hash, entry.tensor->shape.size());
+    hash.UpdateWord(entry.tensor->shape.size());
     for (const int64_t dimension : entry.tensor->shape) {
-      UpdateNumber(hash, static_cast<uint64_t>(dimension));
+      hash.UpdateWord(static_cast<uint64_t>(dimension));
     }
     UpdateSample(hash, entry.tensor->data);
   }
-  return hash.Finish();
+  // Version 1 has the two words in this machine's order, not in the published one.
+  const Digest digest = hash.Finish();
+  return Digest{.high = __builtin_bswap64(digest.high), .low = __builtin_bswap64(digest.low)};
 }
 
 }  // namespace longhaul::worker::model
