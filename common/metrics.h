@@ -35,9 +35,10 @@ class MetricsServer {
 
  private:
   MetricsServer(std::shared_ptr<prometheus::Registry> registry,
-                std::unique_ptr<prometheus::Exposer> exposer, int port);
+                std::unique_ptr<prometheus::Exposer> exposer, std::string host, int port);
   const std::shared_ptr<prometheus::Registry> registry_;  // the exposer holds a weak reference
-  const std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  const std::string host_;
   const int port_;
 };
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <prometheus/counter.h>
 
+#include "absl/time/clock.h"
 #include "tests/testing/status_matchers.h"
 
 namespace longhaul {
@@ -18,6 +19,15 @@ TEST(MetricsServer, TakesAFreePortAndRefusesATakenOne) {
   const std::string taken = "127.0.0.1:" + std::to_string(server->port());
   EXPECT_THAT(MetricsServer::Start(taken, registry),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr(taken)));
+}
+
+// civetweb alone takes up to 2 s.
+TEST(MetricsServer, StopsAtOnce) {
+  ASSERT_OK_AND_ASSIGN(
+      auto server, MetricsServer::Start("127.0.0.1:0", std::make_shared<prometheus::Registry>()));
+  const absl::Time begin = absl::Now();
+  server.reset();
+  EXPECT_LT(absl::Now() - begin, absl::Milliseconds(1500));
 }
 
 TEST(RenderMetrics, WritesPrometheusText) {
