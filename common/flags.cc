@@ -77,4 +77,13 @@ absl::Status ConfigFlags::Resolve() const {
   return CheckFields(fields_);
 }
 
+std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // CLI11 has a code of its own for each kind of error
+  }
+  return std::nullopt;
+}
+
 }  // namespace longhaul

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,5 +28,9 @@ class ConfigFlags {
   std::string config_file_;
   std::map<std::string, std::vector<std::string>> given_;  // by field name
 };
+
+// Parses the command line. The exit code if the program is to end: 0 after --help and the like, 2
+// after an error in it (standard error says which); nullopt to go on.
+std::optional<int> ParseCommandLine(CLI::App& app, int argc, char** argv);
 
 }  // namespace longhaul

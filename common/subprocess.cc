@@ -41,7 +41,7 @@ bool WaitReadable(int fd, absl::Time deadline) {
 
 // Runs between fork and exec: async-signal-safe calls only. Reports errno through `report_fd`.
 [[noreturn]] void ExecChild(const std::vector<char*>& argv, const std::vector<char*>& env,
-                            pid_t parent, int stdout_fd, int report_fd) {
+                            pid_t parent, int stdout_fd, int stderr_fd, int report_fd) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   setpgid(0, 0);  // a terminal's Ctrl-C goes to us, who stop children in order
   if (getppid() != parent) _exit(127);  // the parent died before the line above
@@ -50,6 +50,7 @@ bool WaitReadable(int fd, absl::Time deadline) {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGPIPE}) signal(number, SIG_DFL);
   if (stdout_fd >= 0) dup2(stdout_fd, STDOUT_FILENO);
+  if (stderr_fd >= 0) dup2(stderr_fd, STDERR_FILENO);
   execve(argv[0], argv.data(), env.data());
   const int error = errno;
   [[maybe_unused]] const ssize_t written = write(report_fd, &error, sizeof(error));
@@ -103,7 +104,7 @@ absl::StatusOr<std::unique_ptr<Subprocess>> Subprocess::Start(const Options& opt
   }
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid == 0) ExecChild(argv, env, parent, output[1], report[1]);
+  if (pid == 0) ExecChild(argv, env, parent, output[1], options.stderr_fd, report[1]);
   const int fork_error = errno;
   close(report[1]);
   if (output[1] >= 0) close(output[1]);

@@ -23,6 +23,7 @@ class Subprocess {
     std::vector<std::string> argv;  // argv[0] is the path of the program
     std::vector<std::pair<std::string, std::string>> extra_env;  // added to our environment
     bool capture_stdout = false;                                 // readable by ReadLine; else ours
+    int stderr_fd = -1;                                          // its standard error; -1 = ours
   };
 
   // How a process ended.

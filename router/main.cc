@@ -19,7 +19,7 @@ int Main(int argc, char** argv) {
   RouterConfig config;
   ConfigFlags flags;
   flags.AddTo(app, FieldsOf(config));
-  CLI11_PARSE(app, argc, argv);
+  if (const auto exit_code = ParseCommandLine(app, argc, argv)) return *exit_code;
   if (const absl::Status status = flags.Resolve(); !status.ok()) {
     std::cerr << "longhaul-router: " << status.message() << "\n";
     return 2;

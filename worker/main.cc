@@ -72,7 +72,7 @@ int Main(int argc, char** argv) {
   ConfigFlags rank_flags;
   CLI::App& rank_command = *app.add_subcommand("rank", "Executes the leader's plans on one device");
   rank_flags.AddTo(rank_command, FieldsOf(rank_config));
-  CLI11_PARSE(app, argc, argv);
+  if (const auto exit_code = ParseCommandLine(app, argc, argv)) return *exit_code;
 
   const bool is_leader = leader_command.parsed();
   SetLogProgram(is_leader ? "leader" : "rank");

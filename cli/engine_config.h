@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config.h"
+
+namespace longhaul::cli {
+
+// A model and the group that runs it, as far as the commands that start one let it be chosen. Flags
+// carry vLLM's names where the thing is the same.
+struct EngineConfig {
+  std::string served_model_name;
+  std::string device = "cpu";
+  int32_t max_model_len = 0;
+  int32_t max_num_batched_tokens = 0;
+  int32_t max_num_seqs = 0;
+  std::string kv_cache_dtype = "auto";
+  double kv_cache_gib = 0;
+  std::string attention_temperature = "position";
+  std::string dual_chunk_attention = "on";
+  int32_t threads = 0;
+  double start_timeout_seconds = 1800;
+};
+
+template <typename V>
+void VisitFields(V&& v, EngineConfig& c) {
+  v("served-model-name", c.served_model_name,
+    "The model's name in the APIs; empty = its directory's name.");
+  v("device", c.device, OneOf{{"cpu"}}, "What the ranks compute on.");
+  v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
+    "Prompt and output tokens together; 0 = the model's own limit.");
+  v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{0, 1 << 20},
+    "Tokens of one step, the largest prefill chunk; 0 = the leader's default.");
+  v("max-num-seqs", c.max_num_seqs, Bounds{0, 4096},
+    "Sequences that run together; 0 = the leader's default.");
+  v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
+    "Type of cached keys and values; auto = fp32 on the CPU.");
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},
+    "Memory for the KV cache of a rank, GiB; 0 = one prompt of the model's full length and some "
+    "short ones, at most half of the memory that is free.");
+  v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
+    "Length that the attention temperature follows: a query's position or the request's length.");
+  v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
+    "Dual Chunk Attention, where the model has it; off = plain RoPE.");
+  v("threads", c.threads, Bounds{0, 1024}, "Threads of the CPU backend; 0 = one a core.");
+  v("start-timeout-seconds", c.start_timeout_seconds, Bounds{1, 86400},
+    "Longest time until the group is ready, loading included, seconds.");
+}
+
+}  // namespace longhaul::cli
