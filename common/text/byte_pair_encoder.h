@@ -24,8 +24,9 @@ class BytePairEncoder {
     TokenId result;
   };
 
-  // What one thread keeps from word to word: buffers and a cache of short words, which text
-  // repeats. Bounded: 1 MiB and about 45 bytes per byte of the longest word. Thread-compatible.
+  // The buffers that one thread keeps from word to word. Bounded: about 8 bytes for each byte of
+  // the longest word, and 60 KiB (36 for each byte where merges were not learned from text, see
+  // MergeLong). Thread-compatible.
   class Workspace;
 
   // `byte_tokens` are the tokens of the single bytes; `merges` are in order of rank. Of two merges
@@ -38,14 +39,37 @@ class BytePairEncoder {
  private:
   static constexpr uint32_t kNoRank = UINT32_MAX;
 
-  // Rank of the merge of a pair, kNoRank if there is none.
-  uint32_t RankOf(TokenId left, TokenId right) const;
-  void MergeWord(std::string_view word, Workspace& workspace, std::vector<TokenId>& out) const;
+  // A merge by its pair.
+  struct Slot {
+    TokenId left = -1;
+    TokenId right = -1;
+    uint32_t rank = kNoRank;  // kNoRank: empty
+    TokenId result = -1;
+  };
+
+  // A token and the bytes it covers.
+  struct Piece {
+    TokenId id;
+    uint32_t num_bytes;
+  };
+
+  // The merge of a pair; an empty slot if there is none.
+  const Slot& Find(TokenId left, TokenId right) const;
+
+  // All three put the tokens of `word` into `out`, replacing what was there. They differ in cost:
+  // quadratic with a small constant; a heap, O(n log n); windows that stay in the processor's
+  // cache.
+  void MergeShort(std::string_view word, std::vector<Piece>& out) const;
+  void MergeByHeap(std::string_view word, Workspace& workspace, std::vector<Piece>& out) const;
+  void MergeLong(std::string_view word, Workspace& workspace, std::vector<Piece>& out) const;
+  void MergeWord(std::string_view word, Workspace& workspace, std::vector<Piece>& out) const;
+
+  // True if the bytes of these tokens, which meet at byte `border` of `word`, merge to them again.
+  bool Neighbours(std::string_view word, size_t border, Piece left, Piece right,
+                  Workspace& workspace) const;
 
   std::array<TokenId, 256> byte_tokens_;
-  std::vector<Merge> merges_;  // by rank
-  // Open addressing with linear probing, at most half full, over the pairs: ranks of merges_.
-  std::vector<uint32_t> slots_;
+  std::vector<Slot> slots_;  // open addressing with linear probing, at most 2/3 full
   int slot_shift_ = 0;
 };
 
@@ -56,30 +80,22 @@ class BytePairEncoder::Workspace {
  private:
   friend class BytePairEncoder;
 
-  // A word of at most kMaxBytes bytes and its tokens. Direct-mapped: a new word replaces an old
-  // one.
-  struct CachedWord {
-    static constexpr size_t kMaxBytes = 15;
-    static constexpr size_t kMaxTokens = 6;
-    std::array<char, kMaxBytes> bytes;
-    uint8_t num_bytes = 0;  // 0: empty
-    std::array<TokenId, kMaxTokens> tokens;
-    uint32_t num_tokens = 0;
-  };
-  static constexpr int kCacheBits = 14;
-  static constexpr size_t kWordsBeforeCache = 256;  // shorter texts do not pay for its memory
-
-  // A token of the word being merged, in a doubly linked list. -1 ends the list.
+  // A token of the word being merged, in a doubly linked list (-1 ends it), and the merge of it and
+  // the next one.
   struct Symbol {
     TokenId id;
     int32_t previous;
     int32_t next;
+    uint32_t rank;  // kNoRank: none
+    TokenId result;
   };
 
-  std::vector<CachedWord> cache_;
-  size_t num_words_ = 0;
   std::vector<Symbol> symbols_;
   std::vector<uint64_t> heap_;  // rank << 32 | position: the least is merged next
+  std::vector<Piece> pieces_;   // of the word
+  std::vector<Piece> window_;   // of a window of a long word
+  std::vector<Piece> bridge_;   // of bytes on both sides of a window's border
+  std::vector<Piece> pair_;     // of two neighbours
 };
 
 }  // namespace longhaul::text

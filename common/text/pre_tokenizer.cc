@@ -45,6 +45,57 @@ std::string EnginePattern() {
                       "|[", kSpace, "]++");
 }
 
+enum class AsciiClass : uint8_t { kNotAscii, kLetter, kDigit, kNewline, kOtherSpace, kOther };
+
+constexpr std::array<AsciiClass, 256> kAsciiClasses = [] {
+  std::array<AsciiClass, 256> classes{};
+  for (size_t c = 0; c < 128; ++c) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    const bool newline = c == '\r' || c == '\n';
+    classes[c] = letter                                            ? AsciiClass::kLetter
+                 : c >= '0' && c <= '9'                            ? AsciiClass::kDigit
+                 : newline                                         ? AsciiClass::kNewline
+                 : c == ' ' || c == '\t' || c == 0x0B || c == 0x0C ? AsciiClass::kOtherSpace
+                                                                   : AsciiClass::kOther;
+  }
+  return classes;
+}();
+
+constexpr size_t kUndecided = 0;
+
+// The end of the word at `begin` if it is one of the usual kinds of ASCII and what follows it is
+// ASCII too; else kUndecided: contractions, runs of white space, everything beyond ASCII.
+size_t AsciiWordEnd(std::string_view text, size_t begin) {
+  // The end of the text is undecided too, like a character of an unknown class.
+  const auto class_at = [text](size_t offset) {
+    return offset < text.size() ? kAsciiClasses[static_cast<uint8_t>(text[offset])]
+                                : AsciiClass::kNotAscii;
+  };
+  const auto skip = [&class_at](size_t offset, AsciiClass run) {
+    while (class_at(offset) == run) ++offset;
+    return offset;
+  };
+  const auto decided = [&class_at](size_t end) {
+    return class_at(end) == AsciiClass::kNotAscii ? kUndecided : end;
+  };
+  const AsciiClass first = class_at(begin);
+  if (first == AsciiClass::kLetter) return decided(skip(begin + 1, AsciiClass::kLetter));
+  if (first == AsciiClass::kDigit) return begin + 1;
+  if (first == AsciiClass::kNotAscii || first == AsciiClass::kNewline || text[begin] == '\'') {
+    return kUndecided;
+  }
+  // Any other character takes the letters that follow it.
+  const AsciiClass second = class_at(begin + 1);
+  if (second == AsciiClass::kLetter) return decided(skip(begin + 2, AsciiClass::kLetter));
+  // Punctuation takes a space before it, and the line ends behind it.
+  if (first == AsciiClass::kOther || (text[begin] == ' ' && second == AsciiClass::kOther)) {
+    const size_t end = skip(begin + 1, AsciiClass::kOther);
+    if (class_at(end) == AsciiClass::kNotAscii) return kUndecided;
+    return decided(skip(end, AsciiClass::kNewline));
+  }
+  return kUndecided;
+}
+
 std::string ErrorText(int code) {
   std::array<PCRE2_UCHAR, 256> text{};
   pcre2_get_error_message(code, text.data(), text.size());
@@ -83,7 +134,8 @@ absl::StatusOr<PreTokenizer> PreTokenizer::Create() {
   return PreTokenizer(std::move(code));
 }
 
-absl::StatusOr<std::vector<std::string_view>> PreTokenizer::Split(std::string_view text) const {
+absl::Status PreTokenizer::Split(std::string_view text,
+                                 absl::FunctionRef<void(std::string_view)> on_word) const {
   const std::unique_ptr<pcre2_match_data, MatchDataDeleter> data(
       pcre2_match_data_create_from_pattern(code_.get(), nullptr));
   const std::unique_ptr<pcre2_match_context, MatchContextDeleter> context(
@@ -94,10 +146,13 @@ absl::StatusOr<std::vector<std::string_view>> PreTokenizer::Split(std::string_vi
   // The default of 10 million would end a match within a run of that many spaces.
   pcre2_set_match_limit(context.get(), UINT32_MAX);
 
-  std::vector<std::string_view> pieces;
-  pieces.reserve(text.size() / 4);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   for (size_t offset = 0; offset < text.size();) {
+    if (const size_t end = AsciiWordEnd(text, offset); end != kUndecided) {
+      on_word(text.substr(offset, end - offset));
+      offset = end;
+      continue;
+    }
     // The text is known to be UTF-8; checking it again at each match would be quadratic.
     const int count = pcre2_match(code_.get(), subject, text.size(), offset, PCRE2_NO_UTF_CHECK,
                                   data.get(), context.get());
@@ -110,10 +165,10 @@ absl::StatusOr<std::vector<std::string_view>> PreTokenizer::Split(std::string_vi
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data.get());
     CHECK(bounds[0] == offset && bounds[1] > offset)
         << "offset=" << offset << " match=[" << bounds[0] << ", " << bounds[1] << ")";
-    pieces.push_back(text.substr(offset, bounds[1] - offset));
+    on_word(text.substr(offset, bounds[1] - offset));
     offset = bounds[1];
   }
-  return pieces;
+  return absl::OkStatus();
 }
 
 }  // namespace longhaul::text

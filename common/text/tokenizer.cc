@@ -8,6 +8,7 @@
 #include "common/text/normalizer.h"
 #include "common/text/text_file.h"
 #include "common/text/utf8.h"
+#include "common/text/word_hash.h"
 
 namespace longhaul::text {
 
@@ -25,6 +26,7 @@ Tokenizer::Tokenizer(TokenizerFile file, PreTokenizer pre_tokenizer)
     : token_bytes_(std::move(file.token_bytes)),
       added_tokens_(std::move(file.added_tokens)),
       encoder_(file.byte_tokens, file.merges),
+      whole_words_(encoder_, token_bytes_),
       pre_tokenizer_(std::move(pre_tokenizer)),
       is_special_(token_bytes_.size()) {
   for (const AddedToken& token : added_tokens_.tokens()) {
@@ -49,7 +51,7 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::EncodeMarked(
   }
   std::vector<TokenId> ids;
   ids.reserve(utf8.size() / 4);
-  BytePairEncoder::Workspace workspace;
+  Workspace workspace;
   size_t begin = 0;
   for (const AddedTokens::Match& match : added_tokens_.FindAll(utf8, markup)) {
     RETURN_IF_ERROR(EncodePlain(utf8.substr(begin, match.range.begin - begin), workspace, ids));
@@ -60,14 +62,30 @@ absl::StatusOr<std::vector<TokenId>> Tokenizer::EncodeMarked(
   return ids;
 }
 
-absl::Status Tokenizer::EncodePlain(std::string_view text, BytePairEncoder::Workspace& workspace,
+absl::Status Tokenizer::EncodePlain(std::string_view text, Workspace& workspace,
                                     std::vector<TokenId>& ids) const {
   if (text.empty()) return absl::OkStatus();
   const std::optional<std::string> normalized = NormalizeNfc(text);
   if (normalized.has_value()) text = *normalized;
-  ASSIGN_OR_RETURN(const std::vector<std::string_view> words, pre_tokenizer_.Split(text));
-  for (const std::string_view word : words) encoder_.Encode(word, workspace, ids);
-  return absl::OkStatus();
+  return pre_tokenizer_.Split(text,
+                              [&](std::string_view word) { EncodeWord(word, workspace, ids); });
+}
+
+// A word is most often one that the text had before, or else one of the vocabulary.
+void Tokenizer::EncodeWord(std::string_view word, Workspace& workspace,
+                           std::vector<TokenId>& ids) const {
+  const uint64_t hash = HashWord(word);
+  if (const auto known = workspace.cache.Find(word, hash); !known.empty()) {
+    ids.insert(ids.end(), known.begin(), known.end());
+    return;
+  }
+  const size_t begin = ids.size();
+  if (const TokenId id = whole_words_.Find(word, hash); id != WholeWords::kNone) {
+    ids.push_back(id);
+  } else {
+    encoder_.Encode(word, workspace.encoder, ids);
+  }
+  workspace.cache.Insert(word, hash, std::span(ids).subspan(begin));
 }
 
 std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special) const {

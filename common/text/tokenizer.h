@@ -13,6 +13,8 @@
 #include "common/text/byte_pair_encoder.h"
 #include "common/text/pre_tokenizer.h"
 #include "common/text/tokenizer_file.h"
+#include "common/text/whole_words.h"
+#include "common/text/word_cache.h"
 #include "common/types.h"
 
 namespace longhaul::text {
@@ -29,8 +31,8 @@ enum class SpecialTokens {
 //
 // Knows nothing of chats (chat_template.h) or streams (detokenizer.h).
 // Immutable after Load and thread-safe. A call takes time linear in the text (n log n within a
-// word), and memory of its own: about 5 bytes for each byte of English, at most 70 (one endless
-// word).
+// word), and memory of its own: 1 MiB and about 2 bytes for each byte of English, at most 70 (one
+// endless word).
 class Tokenizer {
  public:
   static constexpr size_t kMaxTextBytes = size_t{1} << 30;
@@ -75,12 +77,20 @@ class Tokenizer {
  private:
   Tokenizer(TokenizerFile file, PreTokenizer pre_tokenizer);
 
-  absl::Status EncodePlain(std::string_view text, BytePairEncoder::Workspace& workspace,
+  // What one call keeps from word to word.
+  struct Workspace {
+    BytePairEncoder::Workspace encoder;
+    WordCache cache;
+  };
+
+  absl::Status EncodePlain(std::string_view text, Workspace& workspace,
                            std::vector<TokenId>& ids) const;
+  void EncodeWord(std::string_view word, Workspace& workspace, std::vector<TokenId>& ids) const;
 
   const std::vector<std::string> token_bytes_;  // by id; empty: no such token
   const AddedTokens added_tokens_;
   const BytePairEncoder encoder_;
+  const WholeWords whole_words_;
   const PreTokenizer pre_tokenizer_;
   std::vector<bool> is_special_;  // by id
 };

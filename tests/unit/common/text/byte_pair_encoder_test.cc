@@ -38,20 +38,40 @@ std::vector<TokenId> Merged(const std::vector<Merge>& merges, std::string_view w
   }
   std::vector<TokenId> ids;
   for (const char c : word) ids.push_back(static_cast<uint8_t>(c));
-  while (true) {
-    size_t best = merges.size();
-    size_t at = 0;
-    for (size_t i = 0; i + 1 < ids.size(); ++i) {
-      const auto it = ranks.find({ids[i], ids[i + 1]});
-      if (it != ranks.end() && it->second < best) {
-        best = it->second;
-        at = i;
-      }
-    }
-    if (best == merges.size()) return ids;
-    ids[at] = merges[best].result;
-    ids.erase(ids.begin() + static_cast<ptrdiff_t>(at) + 1);
+  std::vector<size_t> rank_at(ids.size(), merges.size());  // of each token and the next
+  const auto look_up = [&](size_t i) {
+    const auto it = i + 1 < ids.size() ? ranks.find({ids[i], ids[i + 1]}) : ranks.end();
+    rank_at[i] = it == ranks.end() ? merges.size() : it->second;
+  };
+  for (size_t i = 0; i < ids.size(); ++i) look_up(i);
+  while (!ids.empty()) {
+    const auto best = std::ranges::min_element(rank_at);
+    if (*best == merges.size()) break;
+    const auto at = best - rank_at.begin();
+    ids[static_cast<size_t>(at)] = merges[*best].result;
+    ids.erase(ids.begin() + at + 1);
+    rank_at.erase(best + 1);
+    look_up(static_cast<size_t>(at));
+    if (at > 0) look_up(static_cast<size_t>(at) - 1);
   }
+  return ids;
+}
+
+// Merges over three letters, each of tokens that exist by then.
+std::vector<Merge> RandomMerges(std::mt19937& rng, TokenId count) {
+  std::vector<TokenId> known = {'a', 'b', 'c'};
+  std::vector<Merge> merges;
+  for (TokenId next = 256; next < 256 + count; ++next) {
+    merges.push_back({known[rng() % known.size()], known[rng() % known.size()], next});
+    known.push_back(next);
+  }
+  return merges;
+}
+
+std::string RandomWord(std::mt19937& rng, size_t length) {
+  std::string word;
+  for (size_t i = 0; i < length; ++i) word.push_back(static_cast<char>('a' + rng() % 3));
+  return word;
 }
 
 TEST(BytePairEncoder, MergesTheLowestRankFirst) {
@@ -82,19 +102,11 @@ TEST(BytePairEncoder, AgreesWithTheDefinitionOnRandomMergesAndWords) {
   SCOPED_TRACE(::testing::Message() << "seed " << seed);
   std::mt19937 rng(seed);
   for (int round = 0; round < 30; ++round) {
-    // Merges over three letters, each of tokens that exist by then.
-    std::vector<TokenId> known = {'a', 'b', 'c'};
-    std::vector<Merge> merges;
-    for (TokenId next = 256; next < 320; ++next) {
-      merges.push_back({known[rng() % known.size()], known[rng() % known.size()], next});
-      known.push_back(next);
-    }
+    const std::vector<Merge> merges = RandomMerges(rng, 64);
     const BytePairEncoder encoder(Bytes(), merges);
-    BytePairEncoder::Workspace workspace;  // shared by all words, so that the cache takes part
+    BytePairEncoder::Workspace workspace;
     for (int i = 0; i < 600; ++i) {
-      std::string word;
-      const auto length = i % 10 == 0 ? rng() % 60 : rng() % 6;
-      for (size_t k = 0; k < length; ++k) word.push_back(static_cast<char>('a' + rng() % 3));
+      const std::string word = RandomWord(rng, i % 10 == 0 ? rng() % 120 : rng() % 30);
       std::vector<TokenId> ids = {-7};
       encoder.Encode(word, workspace, ids);
       ASSERT_EQ(ids.front(), -7);
@@ -102,6 +114,59 @@ TEST(BytePairEncoder, AgreesWithTheDefinitionOnRandomMergesAndWords) {
       ASSERT_EQ(ids, Merged(merges, word)) << word;
     }
   }
+}
+
+// Long words are merged in windows: whatever the merges, the windows must not show.
+TEST(BytePairEncoder, AgreesWithTheDefinitionOnLongWords) {
+  const uint32_t seed = std::random_device()();
+  SCOPED_TRACE(::testing::Message() << "seed " << seed);
+  std::mt19937 rng(seed);
+  for (int round = 0; round < 24; ++round) {
+    std::vector<Merge> merges = RandomMerges(rng, 20 + round * 8);
+    // Shuffled, merges come before those that make their parts: no training gives such.
+    if (round % 3 == 0) std::ranges::shuffle(merges, rng);
+    const BytePairEncoder encoder(Bytes(), merges);
+    BytePairEncoder::Workspace workspace;
+    std::string word = RandomWord(rng, 2000 + rng() % 4000);
+    if (round % 2 == 0) {  // a period, which may pass on a shift to the whole word
+      const std::string period = RandomWord(rng, 1 + rng() % 7);
+      for (size_t i = 0; i < word.size(); ++i) word[i] = period[i % period.size()];
+    }
+    std::vector<TokenId> ids;
+    encoder.Encode(word, workspace, ids);
+    ASSERT_EQ(ids, Merged(merges, word)) << "round " << round << ": " << word;
+  }
+}
+
+// Each pair of bytes (c - 1, c) outranks the pairs before it, so the last byte of an ascending run
+// decides how the first ones pair.
+constexpr TokenId kRun = 251;  // no divisor of a window's size
+std::vector<Merge> ChainFromTheEnd() {
+  std::vector<Merge> merges;
+  TokenId next = 256;
+  for (TokenId c = kRun - 1; c > 0; --c) merges.push_back({c - 1, c, next++});
+  merges.push_back({kRun - 1, 0, next});
+  return merges;
+}
+
+TEST(BytePairEncoder, AgreesWithTheDefinitionWhereTheEndDecidesTheBeginning) {
+  const std::vector<Merge> merges = ChainFromTheEnd();
+  std::string word;
+  for (int i = 0; i < 5000; ++i) word.push_back(static_cast<char>(i % kRun));
+  for (size_t length = word.size(); length > word.size() - 10; --length) {
+    EXPECT_EQ(Encode(merges, word.substr(0, length)), Merged(merges, word.substr(0, length)));
+  }
+}
+
+// One token grows over the whole word, so each window would begin at the first byte again: one heap
+// must take over.
+TEST(BytePairEncoder, AWordWithoutABorderWithinTakesNearlyLinearTime) {
+  constexpr TokenId kCount = 60000;
+  std::vector<Merge> merges = {{'a', 'a', 256}};
+  for (TokenId k = 0; k < kCount; ++k) merges.push_back({256 + k, 'b', 257 + k});
+  const std::string word = "aa" + std::string(kCount, 'b');
+  EXPECT_THAT(Encode(merges, word), ElementsAre(256 + kCount));
+  EXPECT_THAT(Encode(merges, word + "aab"), ElementsAre(256 + kCount, 257));
 }
 
 TEST(BytePairEncoder, OneEndlessWordTakesNearlyLinearTime) {
