@@ -53,7 +53,8 @@ def sweeps():
         if 4 <= first >> 16 != 14 and first // BLOCK % 64 != 0:
             continue
         points = [chr(c) for c in range(first, first + BLOCK) if not is_surrogate(c)]
-        yield "".join(f"x{c} {c}{c}\n" for c in points)
+        # Line ends are one word behind a letter, two behind punctuation; marks show how c is ordered.
+        yield "".join(f"x{c} {c}{c}\n \n\u0301{c}\u0323" for c in points)
     # Each Hangul syllable as conjoining jamo, which NFC composes.
     for first in range(0, 11172, HANGUL_BLOCK):
         yield "".join(unicodedata.normalize("NFD", chr(0xAC00 + i)) for i in range(first, first + HANGUL_BLOCK))

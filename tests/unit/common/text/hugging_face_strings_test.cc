@@ -50,7 +50,8 @@ const std::vector<String>& StoredStrings() {
 }
 
 // What the script's sweeps() makes: every code point of the planes that have any characters, behind
-// a letter, behind a space, twice and before a line's end; and every Hangul syllable as jamo.
+// a letter, behind a space, twice, before an empty line and between marks; and every Hangul
+// syllable as jamo.
 std::vector<String> Sweeps() {
   constexpr char32_t kBlock = 128;
   std::vector<String> sweeps;
@@ -63,7 +64,8 @@ std::vector<String> Sweeps() {
       std::string character;
       AppendCodePoint(c, character);
       text.append("x").append(character).append(" ");
-      text.append(character).append(character).append("\n");
+      text.append(character).append(character).append("\n \n");
+      text.append("\u0301").append(character).append("\u0323");
     }
     sweeps.push_back({.kind = absl::StrFormat("code points from U+%04X", uint32_t{first}),
                       .text = std::move(text)});
