@@ -73,6 +73,8 @@ std::string FloatRepr(double value) {
 // Receives the parser's events and writes each value as soon as it is whole.
 class PythonWriter : public nlohmann::json_sax<Json> {
  public:
+  explicit PythonWriter(std::string_view json) : json_(json) {}
+
   bool null() override { return Value("null"); }
   bool boolean(bool value) override { return Value(value ? "true" : "false"); }
   bool number_integer(int64_t value) override { return Value(std::to_string(value)); }
@@ -83,7 +85,7 @@ class PythonWriter : public nlohmann::json_sax<Json> {
     return Value(FloatRepr(value));
   }
   bool string(std::string& value) override { return Value(Quoted(value)); }
-  bool binary(Json::binary_t&) override { return Fail(0, "binary value"); }
+  bool binary(Json::binary_t&) override { return Fail("binary value"); }
 
   bool start_object(size_t) override { return Open(/*is_object=*/true); }
   bool start_array(size_t) override { return Open(/*is_object=*/false); }
@@ -97,8 +99,22 @@ class PythonWriter : public nlohmann::json_sax<Json> {
   }
   bool end_object() override { return Close('{', '}'); }
   bool end_array() override { return Close('[', ']'); }
+  // In our words: the library's speak of its own classes and repeat the text, be it UTF-8 or not.
   bool parse_error(size_t position, const std::string&, const Json::exception& error) override {
-    return Fail(position, error.what());
+    constexpr int kNumberOutOfRange = 406;
+    const std::string at = absl::StrCat("at byte ", position, ": ");
+    if (error.id == kNumberOutOfRange) return Fail(at + "a number is beyond the range of floats");
+    if (position > json_.size()) return Fail(at + "it ends too early");
+    if (std::string_view(error.what()).find("invalid string") != std::string_view::npos) {
+      return Fail(
+          at +
+          "a string has a control character, an unknown escape, half of a surrogate pair or "
+          "a byte that is not UTF-8");
+    }
+    const char c = position == 0 ? '\0' : json_[position - 1];
+    if (c > ' ' && c < '\x7F')
+      return Fail(absl::StrCat(at, "unexpected '", std::string(1, c), "'"));
+    return Fail(absl::StrCat(at, "unexpected byte ", static_cast<uint8_t>(c)));
   }
 
   absl::StatusOr<std::string> Result() && {
@@ -114,9 +130,8 @@ class PythonWriter : public nlohmann::json_sax<Json> {
     size_t current = 0;                             // the item whose value comes next
   };
 
-  bool Fail(size_t position, std::string_view why) {
-    error_ = absl::InvalidArgumentError(
-        absl::StrCat("invalid JSON at byte ", position, ": ", std::string(why)));
+  bool Fail(const std::string& why) {
+    error_ = absl::InvalidArgumentError(absl::StrCat("invalid JSON ", why));
     return false;
   }
 
@@ -152,6 +167,7 @@ class PythonWriter : public nlohmann::json_sax<Json> {
     return Value(std::move(text));
   }
 
+  const std::string_view json_;  // the text being parsed
   std::vector<Container> open_;
   std::string result_;
   absl::Status error_;
@@ -160,7 +176,7 @@ class PythonWriter : public nlohmann::json_sax<Json> {
 }  // namespace
 
 absl::StatusOr<std::string> ToPythonJson(const std::string& json) {
-  PythonWriter writer;
+  PythonWriter writer(json);
   Json::sax_parse(json, &writer);
   return std::move(writer).Result();
 }

@@ -122,8 +122,11 @@ TEST(ChatTemplate, RefusesWhatTheTemplateWouldDrop) {
       {"arguments",
        {{.role = "assistant", .tool_calls = {{.id = "1", .name = "f", .arguments_json = "{x"}}}},
        {},
-       "message 0: arguments of the tool call 'f': invalid JSON at byte 2"},
-      {"tool", {{.role = "user"}}, {"{}", "[1,"}, "tool 1: invalid JSON"},
+       "message 0: arguments of the tool call 'f': invalid JSON at byte 2: unexpected 'x'"},
+      {"tool",
+       {{.role = "user"}},
+       {"{}", "[1,"},
+       "tool 1: invalid JSON at byte 4: it ends too early"},
   };
   for (const Case& c : cases) {
     EXPECT_THAT(Demo().Render(c.messages, c.tools, /*add_generation_prompt=*/true),

@@ -1,5 +1,6 @@
 #include "common/text/python_json.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -10,6 +11,7 @@ namespace longhaul::text {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using testing::StatusIs;
 
 TEST(ToPythonJson, WritesWhatPythonWrites) {
@@ -41,12 +43,35 @@ TEST(ToPythonJson, WritesWhatPythonWrites) {
   }
 }
 
-TEST(ToPythonJson, RefusesWhatIsNoJsonAndNamesTheByte) {
-  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-  EXPECT_THAT(ToPythonJson(""), StatusIs(kInvalid, HasSubstr("at byte 1")));
-  EXPECT_THAT(ToPythonJson("[1,]"), StatusIs(kInvalid, HasSubstr("at byte 4")));
-  for (const char* json : {"{", "[1] x", "NaN", "{'a': 1}", "\"\\ud800\"", "\"\xFF\"", "1e999"}) {
-    EXPECT_THAT(ToPythonJson(json), StatusIs(kInvalid, HasSubstr("invalid JSON"))) << json;
+TEST(ToPythonJson, RefusesWhatIsNoJsonAndSaysWhatIsWrong) {
+  struct Case {
+    std::string json;
+    const char* message;
+  };
+  const char* const kString = "a string has a control character, an unknown escape, half of a";
+  const Case cases[] = {
+      {"", "invalid JSON at byte 1: it ends too early"},
+      {"{", "invalid JSON at byte 2: it ends too early"},
+      {"\"a", "at byte 3: it ends too early"},
+      {"[1", "at byte 3: it ends too early"},
+      {"[1,]", "at byte 4: unexpected ']'"},
+      {"{'a': 1}", "at byte 2: unexpected '''"},
+      {"[1] x", "at byte 5: unexpected 'x'"},
+      {"NaN", "at byte 1: unexpected 'N'"},
+      {"{\"a\" \"b\"}", "at byte 8: unexpected '\"'"},
+      {"[\xFF]", "at byte 2: unexpected byte 255"},
+      {std::string("[\0]", 3), "at byte 2: unexpected byte 0"},
+      {"\"\\ud800\"", kString},
+      {"\"\\x\"", kString},
+      {"\"\n\"", kString},
+      {"\"\xFF\"", kString},
+      {"[1e999]", "a number is beyond the range of floats"},
+  };
+  for (const Case& c : cases) {
+    const auto python = ToPythonJson(c.json);
+    EXPECT_THAT(python, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(c.message)))
+        << c.json;
+    EXPECT_THAT(std::string(python.status().message()), Not(HasSubstr("exception"))) << c.json;
   }
 }
 
