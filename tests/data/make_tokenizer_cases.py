@@ -3,12 +3,14 @@
 
     make_tokenizer_cases.py MODEL_DIR OUTPUT.json
 
-MODEL_DIR holds tokenizer.json and tokenizer_config.json. Needs the packages of requirements.txt; tokenizers
-0.23.3 and transformers 5.23.0 give the same files.
+MODEL_DIR holds tokenizer.json and tokenizer_config.json. Needs the packages of requirements.txt: tokenizers
+0.22.2 and transformers 4.57.6 gave the files.
 """
 
 import json
+import math
 import random
+import struct
 import sys
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 SEED = 20250129
 NUM_RANDOM_TEXTS = 220
-NUM_ID_SEQUENCES = 80
+NUM_ID_SEQUENCES = 400
+NUM_RANDOM_CHATS = 60
 
 FIXED_TEXTS = [
     "",
@@ -188,6 +191,55 @@ CHATS = [
 ]
 
 
+
+def random_words(rng):
+    words = ["", "hi", "a b", " \n", "\u4f60\u597d", "\U0001f44d\U0001f3fd", "caf\u00e9", "e\u0301", "</tool_call>", "{}", '"q"', "\\n"]
+    words += ["<tools>", "5 > 3 & 2 < 4", "'single'", "\u2028", "\x01\x7f", "http://x/?a=1", "line\nline\n", "\u0645\u0631"]
+    return "".join(rng.choices(words, k=rng.choice((0, 1, 1, 2, 4))))
+
+
+def random_float(rng):
+    roll = rng.random()
+    if roll < 0.3:
+        return rng.choice([0.0, -0.0, 1e16, 1e15, 9999999999999998.0, 1e-4, 9.999e-5, 1e-7, 1e22, 1e23, 5e-324, 1.7976931348623157e308])
+    if roll < 0.6:
+        return float(rng.randrange(-(10**6), 10**6)) / rng.choice([1, 2, 3, 8, 10, 100])
+    value = struct.unpack("<d", rng.getrandbits(64).to_bytes(8, "little"))[0]
+    return value if math.isfinite(value) else 0.1
+
+
+def random_value(rng, depth=0):
+    kind = rng.randrange(8 if depth < 4 else 6)
+    if kind == 0:
+        return rng.choice([None, True, False])
+    if kind == 1:
+        return rng.choice([0, -1, 2**63, -(2**63), 2**64, 10**30, -(10**25), rng.randrange(10**9)])
+    if kind <= 3:
+        return random_float(rng)
+    if kind <= 5:
+        return random_words(rng)
+    if kind == 6:
+        return [random_value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    return {random_words(rng): random_value(rng, depth + 1) for _ in range(rng.randrange(4))}
+
+
+def random_chat(rng):
+    """Any order of roles that the template renders."""
+    messages = []
+    for _ in range(rng.randint(1, 7)):
+        role = rng.choice(["system", "user", "user", "assistant", "assistant", "tool", "tool"])
+        message = {"role": role, "content": random_words(rng)}
+        if role == "assistant" and rng.random() < 0.6:
+            names = ["f", "get_weather", "s\u00f6k", 'a"b']
+            message["tool_calls"] = [
+                call(rng.choice(names), {random_words(rng): random_value(rng) for _ in range(rng.randrange(4))})
+                for _ in range(rng.randint(1, 3))
+            ]
+        messages.append(message)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": random_value(rng)}} for _ in range(rng.choice((0, 0, 1, 2)))]
+    return messages, tools
+
+
 def random_text(rng):
     fragments = rng.sample(FRAGMENTS, rng.randrange(1, 6))
     return "".join(rng.choice(fragments)(rng) for _ in range(rng.choice([1, 2, 3, 5, 8, 13, 30])))
@@ -223,10 +275,10 @@ def decodings(tokenizer, rng):
     return cases
 
 
-def chats(tokenizer, chat_template):
+def chats(tokenizer, chat_template, rng):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=chat_template)
     cases = []
-    for messages, tools in CHATS:
+    for messages, tools in CHATS + [random_chat(rng) for _ in range(NUM_RANDOM_CHATS)]:
         for add_generation_prompt in (True, False):
             text = fast.apply_chat_template(
                 messages,
@@ -263,7 +315,7 @@ def main():
     sections = {
         "texts": texts(tokenizer, rng),
         "decodings": decodings(tokenizer, rng),
-        "chats": chats(tokenizer, config["chat_template"]),
+        "chats": chats(tokenizer, config["chat_template"], rng),
     }
     with output.open("w", encoding="ascii") as file:
         file.write("{")

@@ -66,7 +66,7 @@ TEST_P(HuggingFace, GivesTheSameIds) {
 }
 
 TEST_P(HuggingFace, GivesTheSameTextOfIds) {
-  ASSERT_GE(cases_["decodings"].size(), 50u);
+  ASSERT_GE(cases_["decodings"].size(), 400u);
   for (const Json& c : cases_["decodings"]) {
     const std::vector<TokenId> ids = c["ids"];
     EXPECT_EQ(tokenizer_->Decode(ids, /*skip_special=*/false), c["text"]) << c["ids"];
@@ -77,7 +77,7 @@ TEST_P(HuggingFace, GivesTheSameTextOfIds) {
 
 TEST_P(HuggingFace, GivesTheSameChats) {
   ASSERT_OK_AND_ASSIGN(const ChatTemplate chat_template, ChatTemplate::Load(directory_));
-  ASSERT_GE(cases_["chats"].size(), 20u);
+  ASSERT_GE(cases_["chats"].size(), 140u);
   for (const Json& c : cases_["chats"]) {
     std::vector<ChatMessage> messages;
     for (const Json& m : c["messages"]) {
