@@ -37,6 +37,17 @@ absl::Status WriteAll(int fd, std::string_view bytes, const std::string& path) {
   return absl::OkStatus();
 }
 
+// A name that is new or goes to another file is on disk when its folder is.
+absl::Status SyncFolderOf(const std::string& path) {
+  std::string folder = std::filesystem::path(path).parent_path().string();
+  if (folder.empty()) folder = ".";
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return Failed("open", folder);
+  const absl::Status status = fsync(fd) == 0 ? absl::OkStatus() : Failed("sync", folder);
+  close(fd);
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchOutput>> BatchOutput::Open(const std::string& path) {
@@ -49,6 +60,7 @@ absl::StatusOr<std::unique_ptr<BatchOutput>> BatchOutput::Open(const std::string
   if (!all_stand) {
     RETURN_IF_ERROR(output->Rewrite());
   }
+  RETURN_IF_ERROR(SyncFolderOf(output->path_));
   return output;
 }
 
@@ -161,7 +173,10 @@ absl::Status BatchOutput::Append(std::string_view line) {
     return status;
   }
   // A part of a line must not stand before the next one.
-  if (ftruncate(fd_, size_) != 0) return status;
+  if (ftruncate(fd_, size_) != 0) {
+    return absl::Status(status.code(), absl::StrCat(status.message(), "; then ",
+                                                    Failed("shorten", path_).message()));
+  }
   return status;
 }
 

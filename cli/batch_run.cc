@@ -36,7 +36,8 @@ std::string NewId() { return RequestId::Random().ToString(); }
 struct BatchRun::Lane {
   explicit Lane(boost::asio::io_context& context) : timer(context) {}
   std::string custom_id;
-  BatchRequest request;
+  std::string path;
+  std::shared_ptr<const std::string> body;
   int tries = 0;
   bool waiting = false;  // has a request without a result
   HttpCall::Head head;
@@ -93,7 +94,8 @@ void BatchRun::Next(Lane& lane) {
       continue;
     }
     lane.custom_id = *request.custom_id;
-    lane.request = std::move(request);
+    lane.path = std::move(request.path);
+    lane.body = std::make_shared<const std::string>(std::move(request.body));
     lane.tries = 0;
     lane.waiting = true;
     return Ask(lane);
@@ -107,7 +109,7 @@ void BatchRun::Ask(Lane& lane) {
   lane.head = {};
   lane.answer.clear();
   lane.call = HttpCall::Start(
-      context_, {.address = params_.address, .path = lane.request.path, .body = lane.request.body},
+      context_, {.address = params_.address, .path = lane.path, .body = lane.body},
       {.total = params_.timeout},
       {.on_head = [&lane](const HttpCall::Head& head) { lane.head = head; },
        .on_body = [this, &lane](std::string_view bytes) { OnBody(lane, bytes); },

@@ -142,7 +142,7 @@ int GeneratePrompt(const std::string& model_dir, const GenerateConfig& config,
       loop.context(), console,
       {.address = cluster.rest(),
        .path = PromptPath(task.prompt),
-       .body = *std::move(body),
+       .body = std::make_shared<const std::string>(*std::move(body)),
        .timeout = absl::Seconds(config.request_timeout_seconds),
        .write =
            [&signals](std::string_view text) { return WriteText(STDOUT_FILENO, text, signals); },

@@ -51,7 +51,7 @@ HttpCall::HttpCall(boost::asio::io_context& context, Request request, Limits lim
   message_.set(http::field::host, request_.address);
   message_.set(http::field::connection, "close");
   message_.set(http::field::content_type, "application/json");
-  message_.body() = {request_.body.data(), request_.body.size()};
+  message_.body() = {request_.body->data(), request_.body->size()};
   message_.prepare_payload();
   parser_.header_limit(kMaxHeadBytes);
   parser_.body_limit(boost::none);  // who takes the pieces bounds them

@@ -26,7 +26,7 @@ class HttpCall : public std::enable_shared_from_this<HttpCall> {
   struct Request {
     std::string address;  // host:port, numeric
     std::string path;
-    std::string body;
+    std::shared_ptr<const std::string> body;  // shared with who may send it again
   };
   struct Limits {
     absl::Duration silence = absl::InfiniteDuration();

@@ -20,9 +20,9 @@ namespace longhaul::cli {
 class PromptRun {
  public:
   struct Params {
-    std::string address;  // the router's REST, host:port
-    std::string path;     // PromptPath
-    std::string body;     // PromptBody
+    std::string address;                      // the router's REST, host:port
+    std::string path;                         // PromptPath
+    std::shared_ptr<const std::string> body;  // PromptBody
     absl::Duration timeout = absl::Hours(24);
     // Takes generated text; an error ends the run.
     std::function<absl::Status(std::string_view)> write;

@@ -26,14 +26,16 @@ Outcome Call(const std::string& address, const std::string& body = "{}",
              HttpCall::Limits limits = {}) {
   boost::asio::io_context context;
   Outcome outcome;
-  HttpCall::Start(context, {.address = address, .path = "/p", .body = body}, limits,
-                  {.on_head = [&](const HttpCall::Head& head) { outcome.head = head; },
-                   .on_body = [&](std::string_view piece) { outcome.body += piece; },
-                   .on_end =
-                       [&](const absl::Status& status) {
-                         outcome.num_ends++;
-                         outcome.status = status;
-                       }});
+  HttpCall::Start(
+      context,
+      {.address = address, .path = "/p", .body = std::make_shared<const std::string>(body)}, limits,
+      {.on_head = [&](const HttpCall::Head& head) { outcome.head = head; },
+       .on_body = [&](std::string_view piece) { outcome.body += piece; },
+       .on_end =
+           [&](const absl::Status& status) {
+             outcome.num_ends++;
+             outcome.status = status;
+           }});
   context.run_for(std::chrono::seconds(20));
   EXPECT_EQ(outcome.num_ends, 1);
   return outcome;
@@ -114,14 +116,17 @@ TEST(HttpCall, CallsNothingAfterCancel) {
   boost::asio::io_context context;
   int num_pieces = 0;
   std::shared_ptr<HttpCall> call;
-  call = HttpCall::Start(context, {.address = server.address(), .path = "/", .body = "{}"}, {},
-                         {.on_head = [](const HttpCall::Head&) {},
-                          .on_body =
-                              [&](std::string_view) {
-                                num_pieces++;
-                                call->Cancel();
-                              },
-                          .on_end = [](const absl::Status&) { FAIL(); }});
+  call = HttpCall::Start(
+      context,
+      {.address = server.address(), .path = "/", .body = std::make_shared<const std::string>("{}")},
+      {},
+      {.on_head = [](const HttpCall::Head&) {},
+       .on_body =
+           [&](std::string_view) {
+             num_pieces++;
+             call->Cancel();
+           },
+       .on_end = [](const absl::Status&) { FAIL(); }});
   const std::weak_ptr<HttpCall> weak = call;
   context.run_for(std::chrono::seconds(10));
   EXPECT_TRUE(context.stopped()) << "something still runs";
