@@ -13,6 +13,10 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
   for (const AddedToken& token : tokens_) {
     by_first_byte_[static_cast<uint8_t>(token.content[0])].push_back(&token);
   }
+  if (!tokens_.empty() &&
+      by_first_byte_[static_cast<uint8_t>(tokens_[0].content[0])].size() == tokens_.size()) {
+    only_first_byte_ = tokens_[0].content[0];
+  }
 }
 
 std::vector<AddedTokens::Match> AddedTokens::FindAll(std::string_view text,
@@ -22,7 +26,8 @@ std::vector<AddedTokens::Match> AddedTokens::FindAll(std::string_view text,
   for (size_t begin = 0; begin < text.size();) {
     const auto& candidates = by_first_byte_[static_cast<uint8_t>(text[begin])];
     if (candidates.empty()) {
-      ++begin;
+      begin =
+          only_first_byte_ ? std::min(text.find(*only_first_byte_, begin), text.size()) : begin + 1;
       continue;
     }
     while (range != markup.end() && range->end <= begin) ++range;

@@ -51,6 +51,7 @@ class AddedTokens {
   std::vector<AddedToken> tokens_;  // longest first
   // Tokens by their first byte, longest first; most bytes begin none.
   std::array<std::vector<const AddedToken*>, 256> by_first_byte_;
+  std::optional<char> only_first_byte_;  // if all tokens begin with one byte
 };
 
 }  // namespace longhaul::text

@@ -8,7 +8,7 @@
 #include "common/text/normalizer.h"
 #include "common/text/text_file.h"
 #include "common/text/utf8.h"
-#include "common/text/word_hash.h"
+#include "common/text/word_key.h"
 
 namespace longhaul::text {
 
@@ -74,18 +74,18 @@ absl::Status Tokenizer::EncodePlain(std::string_view text, Workspace& workspace,
 // A word is most often one that the text had before, or else one of the vocabulary.
 void Tokenizer::EncodeWord(std::string_view word, Workspace& workspace,
                            std::vector<TokenId>& ids) const {
-  const uint64_t hash = HashWord(word);
-  if (const auto known = workspace.cache.Find(word, hash); !known.empty()) {
+  const WordKey key(word);
+  if (const auto known = workspace.cache.Find(key); !known.empty()) {
     ids.insert(ids.end(), known.begin(), known.end());
     return;
   }
   const size_t begin = ids.size();
-  if (const TokenId id = whole_words_.Find(word, hash); id != WholeWords::kNone) {
+  if (const TokenId id = whole_words_.Find(word, key); id != WholeWords::kNone) {
     ids.push_back(id);
   } else {
     encoder_.Encode(word, workspace.encoder, ids);
   }
-  workspace.cache.Insert(word, hash, std::span(ids).subspan(begin));
+  workspace.cache.Insert(key, std::span(ids).subspan(begin));
 }
 
 std::string Tokenizer::Decode(std::span<const TokenId> ids, bool skip_special) const {

@@ -2,14 +2,11 @@
 
 #include <bit>
 
-#include "common/text/word_hash.h"
-
 namespace longhaul::text {
 
 WholeWords::WholeWords(const BytePairEncoder& encoder, std::span<const std::string> token_bytes)
     : token_bytes_(token_bytes),
-      slots_(std::bit_ceil(token_bytes.size() + token_bytes.size() / 2 + 2),
-             Slot{.fingerprint = 0, .id = kNone}) {
+      slots_(std::bit_ceil(token_bytes.size() + token_bytes.size() / 2 + 2)) {
   BytePairEncoder::Workspace workspace;
   std::vector<TokenId> ids;
   for (size_t i = 0; i < token_bytes.size(); ++i) {
@@ -19,19 +16,19 @@ WholeWords::WholeWords(const BytePairEncoder& encoder, std::span<const std::stri
     ids.clear();
     encoder.Encode(word, workspace, ids);
     if (ids.size() != 1 || ids[0] != id) continue;
-    const uint64_t hash = HashWord(word);
-    size_t slot = hash & (slots_.size() - 1);
+    const WordKey key(word);
+    size_t slot = key.hash() & (slots_.size() - 1);
     while (slots_[slot].id != kNone) slot = (slot + 1) & (slots_.size() - 1);
-    slots_[slot] = {.fingerprint = static_cast<uint32_t>(hash >> 32), .id = id};
+    slots_[slot] = {.key = key, .id = id};
   }
 }
 
-TokenId WholeWords::Find(std::string_view word, uint64_t hash) const {
-  const auto fingerprint = static_cast<uint32_t>(hash >> 32);
-  for (size_t slot = hash & (slots_.size() - 1);; slot = (slot + 1) & (slots_.size() - 1)) {
+TokenId WholeWords::Find(std::string_view word, const WordKey& key) const {
+  for (size_t slot = key.hash() & (slots_.size() - 1);; slot = (slot + 1) & (slots_.size() - 1)) {
     const Slot& found = slots_[slot];
     if (found.id == kNone) return kNone;
-    if (found.fingerprint == fingerprint && token_bytes_[static_cast<size_t>(found.id)] == word) {
+    if (found.key == key &&
+        (key.holds_word() || token_bytes_[static_cast<size_t>(found.id)] == word)) {
       return found.id;
     }
   }

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "common/text/byte_pair_encoder.h"
+#include "common/text/word_key.h"
 #include "common/types.h"
 
 namespace longhaul::text {
@@ -16,7 +16,7 @@ namespace longhaul::text {
 // where merging its bytes takes many.
 //
 // A token counts only if its bytes merge to exactly it, which is tried for each. Immutable after
-// construction and thread-safe. The hash is not keyed, but the words in the table are the
+// construction and thread-safe. Hashes are not keyed, but the words in the table are the
 // vocabulary's, so a stranger's text cannot lengthen the probing.
 class WholeWords {
  public:
@@ -25,13 +25,13 @@ class WholeWords {
   // `token_bytes`, by id, are borrowed and outlive this.
   WholeWords(const BytePairEncoder& encoder, std::span<const std::string> token_bytes);
 
-  // The token of `word`, kNone if it takes several. `hash` is HashWord(word).
-  TokenId Find(std::string_view word, uint64_t hash) const;
+  // The token of `word`, kNone if it takes several. `key` is WordKey(word).
+  TokenId Find(std::string_view word, const WordKey& key) const;
 
  private:
   struct Slot {
-    uint32_t fingerprint;  // high half of the word's hash
-    TokenId id;            // kNone: empty
+    WordKey key;
+    TokenId id = kNone;  // kNone: empty
   };
 
   std::span<const std::string> token_bytes_;

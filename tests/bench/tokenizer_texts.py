@@ -204,7 +204,11 @@ WORST = {
     "random words": _short_words,
     "random ASCII": _random_of(_range((0x20, 0x7E))),
     "random punctuation": _random_of("!\"#$%&()*+,-./:;<=>?@[]^_`{|}~"),
+    "rows of punctuation": lambda size, tokenizer, rng: "".join(
+        rng.choice("=-*#_./~") * rng.randint(1, 40) for _ in range(size // 20)
+    ),
     "any characters": _random_of(_assigned()),
+    "marks that NFC makes longer": _random_of(_range((0x1D15E, 0x1D164))),
     "letter and mark": _repeat("e\u0301"),
     "marks": _random_of(_marks()),
     "marks in falling order": _falling_marks,

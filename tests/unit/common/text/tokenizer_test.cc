@@ -147,6 +147,47 @@ TEST(Tokenizer, ThreadsShareIt) {
   for (const auto& result : results) EXPECT_EQ(result, expected);
 }
 
+// A quadratic walk anywhere would take minutes for each of these; the test's time limit says so.
+TEST(Tokenizer, HostileTextsTakeNearlyLinearTime) {
+  constexpr size_t kBytes = 200'000;
+  const char* const patterns[] = {"a",
+                                  " ",
+                                  "\n",
+                                  "\t \n",
+                                  "'",
+                                  "'re",
+                                  "<",
+                                  "<|",
+                                  "<|im_start|",
+                                  "<|im_start|>",
+                                  "<tool_call>",
+                                  "7",
+                                  "=-",
+                                  "\uFFFD",
+                                  "ab",
+                                  "e\u0301",
+                                  "\u0301",
+                                  "\u0323\u0301",
+                                  "\u1161",
+                                  "\u1112",
+                                  "\u4E2D",
+                                  "\\",
+                                  "\u00A0",
+                                  " \u0301",
+                                  "\U0001D160",
+                                  "\x01",
+                                  "\U0001F468\u200D"};
+  for (const std::string pattern : patterns) {
+    std::string text;
+    while (text.size() < kBytes) text += pattern;
+    const std::vector<TokenId> ids = Encode(text, SpecialTokens::kParse);
+    ASSERT_FALSE(ids.empty());
+    if (pattern != "\U0001D160" && pattern != "e\u0301" && pattern != "\u0323\u0301") {  // not NFC
+      EXPECT_EQ(DemoTokenizer().Decode(ids, /*skip_special=*/false), text) << pattern;
+    }
+  }
+}
+
 TEST(Tokenizer, LoadNamesTheFile) {
   const testing::TempDir dir;
   EXPECT_THAT(Tokenizer::Load(dir.path()),

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "common/text/word_hash.h"
+#include "common/text/word_key.h"
 
 namespace longhaul::text {
 namespace {
@@ -31,7 +31,7 @@ TEST_F(WholeWordsTest, OnlyWhatItsBytesMergeToIsAWord) {
       {'b', 'c', 257}, {'a', 'b', 256}, {256, 'c', 258}};
   const BytePairEncoder encoder(byte_tokens_, merges);
   const WholeWords words(encoder, token_bytes_);
-  const auto find = [&](std::string_view word) { return words.Find(word, HashWord(word)); };
+  const auto find = [&](std::string_view word) { return words.Find(word, WordKey(word)); };
   EXPECT_EQ(find("a"), 'a');
   EXPECT_EQ(find("ab"), 256);
   EXPECT_EQ(find("bc"), 257);
@@ -68,7 +68,7 @@ TEST_F(WholeWordsTest, AgreesWithMergingOnRandomWords) {
     }
     std::vector<TokenId> ids;
     encoder.Encode(word, workspace, ids);
-    const TokenId found = words.Find(word, HashWord(word));
+    const TokenId found = words.Find(word, WordKey(word));
     num_found += found != WholeWords::kNone;
     // Random merges may give one text two tokens: then the one that it merges to counts.
     ASSERT_EQ(found, ids.size() == 1 ? ids[0] : WholeWords::kNone) << word;
