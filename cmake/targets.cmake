@@ -1,4 +1,4 @@
-# longhaul_library, longhaul_program, longhaul_test: targets that carry the edges of the house.
+# longhaul_library, longhaul_program, longhaul_test, longhaul_fuzz: targets that carry the edges of the house.
 #
 # A target's headers are reachable only through an include directory of its own,
 # <build>/headers/<target>, a tree of links to exactly the headers it lists. A target sees its own
@@ -96,4 +96,27 @@ function(longhaul_test name)
   add_test(NAME ${name} COMMAND ${target} ${arg_ARGS})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
     ENVIRONMENT "LONGHAUL_SOURCE_DIR=${CMAKE_SOURCE_DIR};LONGHAUL_BIN_DIR=${CMAKE_BINARY_DIR}/bin;${LONGHAUL_SANITIZER_ENVIRONMENT}")
+endfunction()
+
+# longhaul_fuzz(NOUN DEPS targets...): the program NOUN_fuzz from NOUN_fuzz.cc, part of the target
+# `fuzz`. With libFuzzer (preset fuzz) it fuzzes; without, it replays the files it is given. CTest
+# runs it over corpus/NOUN either way.
+function(longhaul_fuzz noun)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "DEPS")
+  set(target ${noun}_fuzz)
+  set(corpus ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${noun})
+  add_executable(${target} ${noun}_fuzz.cc)
+  set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+  target_link_libraries(${target} PRIVATE ${arg_DEPS} longhaul::fuzz_testing)
+  target_compile_options(${target} PRIVATE ${LONGHAUL_WARNINGS})
+  if(LONGHAUL_SANITIZER MATCHES fuzzer)
+    target_link_options(${target} PRIVATE -fsanitize=fuzzer)
+    set(arguments -runs=0)
+  else()
+    target_sources(${target} PRIVATE replay_main.cc)
+  endif()
+  add_dependencies(fuzz ${target})
+  add_test(NAME fuzz/${noun} COMMAND ${target} ${arguments} ${corpus})
+  set_tests_properties(fuzz/${noun} PROPERTIES LABELS unit TIMEOUT 60
+                       ENVIRONMENT "${LONGHAUL_SANITIZER_ENVIRONMENT}")
 endfunction()
