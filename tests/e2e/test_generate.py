@@ -215,9 +215,9 @@ def test_good_and_bad_lines_each_get_their_result(tmp_path):
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path, temporary_files):
-    keys = [f"{10000 + 37 * i}" for i in range(30)]
+    keys = [f"{10000 + 37 * i}" for i in range(40)]
     write_lines(tmp_path / "in.jsonl",
-                [chat(key, pass_key.announcement(key, 40, 0.3).text) for key in keys])
+                [chat(key, pass_key.announcement(key, 12, 0.3).text) for key in keys])
     output = tmp_path / "out.jsonl"
     process = start_batch(tmp_path, "--concurrency", 2)
     wait_until(lambda: line_count(output) >= 5)
