@@ -2,7 +2,6 @@
 
 #include <bit>
 #include <cstring>
-#include <utility>
 
 #include "common/logging.h"
 
@@ -71,7 +70,7 @@ Digest SipHasher::Finish() const {
   std::array<uint8_t, 8> last = {};
   std::memcpy(last.data(), tail_.data(), total_ % 8);
   end.Compress(std::bit_cast<uint64_t>(last) | (total_ << 56));
-  return std::move(end).Output();
+  return end.Output();
 }
 
 Digest SipHasher::FinishFixedLength() const {
@@ -79,7 +78,7 @@ Digest SipHasher::FinishFixedLength() const {
   return SipHasher(*this).Output();
 }
 
-Digest SipHasher::Output() && {
+Digest SipHasher::Output() {
   v_[2] ^= 0xee;
   for (int i = 0; i < 4; ++i) Round();
   const uint64_t first = v_[0] ^ v_[1] ^ v_[2] ^ v_[3];

@@ -35,7 +35,7 @@ class SipHasher {
  private:
   void Compress(uint64_t word);
   void Round();
-  Digest Output() &&;
+  Digest Output();  // uses the state up
 
   std::array<uint64_t, 4> v_;
   std::array<uint8_t, 8> tail_ = {};  // the last total_ % 8 bytes
