@@ -220,10 +220,12 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, temporary_files):
                 [chat(key, pass_key.announcement(key, 12, 0.3).text) for key in keys])
     output = tmp_path / "out.jsonl"
     process = start_batch(tmp_path, "--concurrency", 2)
-    wait_until(lambda: line_count(output) >= 5)
-    children = processes_below(process.pid)
-    process.kill()
-    process.communicate()
+    try:
+        wait_until(lambda: line_count(output) >= 5)
+        children = processes_below(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
     wait_until(lambda: all(is_gone(pid) for pid in children), 10)
     assert len(children) == 3
     before = output.read_text()
@@ -294,11 +296,13 @@ def long_batch(tmp_path):
     write_lines(tmp_path / "in.jsonl", [chat("short", "hi", max_tokens=1),
                                         *(chat(f"long {i}", long_prompt) for i in range(3))])
     process = start_batch(tmp_path, "--concurrency", 1)
-    wait_until(lambda: line_count(tmp_path / "out.jsonl") == 1)
-    time.sleep(0.5)
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        wait_until(lambda: line_count(tmp_path / "out.jsonl") == 1)
+        time.sleep(0.5)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_signal_stops_a_run_that_can_be_resumed(tmp_path, long_batch, temporary_files):
