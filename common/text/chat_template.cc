@@ -114,7 +114,6 @@ void WriteToolResponse(std::span<const ChatMessage> messages, size_t i, ChatWrit
 absl::StatusOr<std::string> ReadTemplate(const std::string& model_dir) {
   absl::StatusOr<std::string> jinja =
       ReadTextFile(absl::StrCat(model_dir, "/chat_template.jinja"), kMaxFileBytes);
-  if (jinja.ok() && jinja->ends_with('\n')) jinja->pop_back();  // as Jinja does
   if (!absl::IsNotFound(jinja.status())) return jinja;
 
   const std::string path = absl::StrCat(model_dir, "/tokenizer_config.json");

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/text/utf8.h"
 
 namespace longhaul::text {
 namespace {
@@ -65,8 +66,7 @@ constexpr std::string_view kAfterMessage = R"jinja(<|im_end|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
-{%- endif %}
-)jinja";
+{%- endif %})jinja";
 // clang-format on
 
 absl::Status Departs(std::string_view jinja, size_t offset) {
@@ -91,14 +91,20 @@ absl::Status Consume(std::string_view jinja, std::string_view expected, size_t& 
 absl::StatusOr<std::string> MatchQwenChatTemplate(std::string_view jinja) {
   size_t offset = 0;
   RETURN_IF_ERROR(Consume(jinja, kBeforeMessage, offset));
-  // The message ends with its Jinja string; an escape in it would need an interpreter.
-  const size_t end = std::min(jinja.find_first_of("'\\", offset), jinja.size());
+  // The message ends with its Jinja string; an escape in it would need an interpreter, and Jinja
+  // makes a line end of a carriage return.
+  const size_t end = std::min(jinja.find_first_of("'\\\r", offset), jinja.size());
   const std::string message(jinja.substr(offset, end - offset));
+  if (const size_t bad = FindInvalidUtf8(message); bad != std::string::npos) {
+    return Departs(jinja, offset + bad);
+  }
   offset = end;
   RETURN_IF_ERROR(Consume(jinja, kBetweenMessages, offset));
   RETURN_IF_ERROR(Consume(jinja, message, offset));
   RETURN_IF_ERROR(Consume(jinja, kAfterMessage, offset));
-  if (offset != jinja.size()) return Departs(jinja, offset);
+  // Jinja drops one line end at the end.
+  const std::string_view rest = jinja.substr(offset);
+  if (!rest.empty() && rest != "\n") return Departs(jinja, offset);
   return message;
 }
 

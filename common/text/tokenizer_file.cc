@@ -19,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 using Vocabulary = std::unordered_map<std::string, TokenId>;  // as the file spells the tokens
 
-constexpr TokenId kMaxTokenId = 1 << 24;  // a bound on what a hostile file can make us allocate
+constexpr TokenId kMaxTokenId = 1 << 22;  // a bound on what a hostile file can make us allocate
 
 // Null where `object` is none or has no such key, as Hugging Face reads a missing field.
 const Json& Field(const Json& object, const char* key) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,19 @@ TEST(ChatTemplate, AFileOfItsOwnComesFirst) {
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("line 1 ")));
 }
 
+TEST(ChatTemplate, ALineEndAtTheEndOfTheFileIsNotPartOfIt) {
+  std::string jinja = nlohmann::json::parse(DemoConfig())["chat_template"].get<std::string>();
+  ASSERT_TRUE(jinja.ends_with("%}\n"));
+  const testing::TempDir dir;
+  dir.Write("chat_template.jinja", jinja);  // as Hugging Face writes it
+  EXPECT_OK(ChatTemplate::Load(dir.path()));
+  dir.Write("chat_template.jinja", jinja.substr(0, jinja.size() - 1));
+  EXPECT_OK(ChatTemplate::Load(dir.path()));
+  dir.Write("chat_template.jinja", jinja + "\n");
+  EXPECT_THAT(ChatTemplate::Load(dir.path()),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("from line")));
+}
+
 TEST(ChatTemplate, RefusesAnotherTemplateAndNamesTheLine) {
   struct Case {
     const char* name;
@@ -103,6 +117,20 @@ TEST(ChatTemplate, RefusesAnotherTemplateAndNamesTheLine) {
   const testing::TempDir empty;
   EXPECT_THAT(ChatTemplate::Load(empty.path()),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("tokenizer_config.json")));
+}
+
+TEST(ChatTemplate, RefusesADefaultMessageThatItWouldRenderOtherwiseThanJinja) {
+  const std::string qwen = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
+  const std::string jinja = nlohmann::json::parse(DemoConfig())["chat_template"].get<std::string>();
+  const testing::TempDir dir;
+  for (const char* message : {"gr\xFC\xDF", "\xED\xA0\x80", "one\r\ntwo", "don\\'t"}) {
+    dir.Write("chat_template.jinja", ReplaceAll(jinja, qwen, message));
+    EXPECT_THAT(ChatTemplate::Load(dir.path()),
+                StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("from line 6 on")))
+        << message;
+  }
+  dir.Write("chat_template.jinja", ReplaceAll(jinja, qwen, "gr\u00FC\u00DFe\n{{ x }}"));
+  EXPECT_OK(ChatTemplate::Load(dir.path()));
 }
 
 TEST(ChatTemplate, RefusesWhatTheTemplateWouldDrop) {
