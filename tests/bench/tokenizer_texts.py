@@ -221,6 +221,38 @@ WORST = {
 }
 
 
+_RANGES = ((0, 0x7F), (0x80, 0x2FF), (0x300, 0x36F), (0x370, 0xDFF), (0x1100, 0x11FF), (0x1E00, 0x206F),
+           (0x3000, 0x30FF), (0x4E00, 0x9FFF), (0xAC00, 0xD7A3), (0xF900, 0xFAFF), (0x10000, 0x1FFFF))  # fmt: skip
+
+
+def random_hostile(size, tokens, rng):
+    """A text for the search: pieces of up to three kinds, drawn without end or a few of them repeated."""
+
+    def piece(kind):
+        token = rng.choice(tokens)
+        if kind == 0:
+            return token
+        if kind == 1:
+            return token[: rng.randint(1, len(token))]
+        if kind == 2:
+            return token[0] * rng.randint(1, 300)
+        if kind == 3:
+            return rng.choice(" \n=-*#_./~<ax0") * rng.randint(1, 60)
+        return chr(rng.randint(*_RANGES[kind - 4]))
+
+    kinds = rng.choices(range(4 + len(_RANGES)), k=rng.randint(1, 3))
+    if rng.random() < 0.5:
+        pattern = "".join(piece(rng.choice(kinds)) for _ in range(rng.randint(1, 6)))
+        text = pattern * (size // len(pattern.encode()) + 1)
+    else:
+        pieces, length = [], 0
+        while length < size:
+            pieces.append(piece(rng.choice(kinds)))
+            length += len(pieces[-1].encode())
+        text = "".join(pieces)
+    return text.encode()[:size].decode(errors="ignore")
+
+
 def make(name, size, tokenizer, seed=1):
     """The text of that name, at most `size` bytes of UTF-8 and nearly as many."""
     text = {**ORDINARY, **WORST}[name](size, tokenizer, random.Random(f"{seed} {name}"))
