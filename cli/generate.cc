@@ -85,13 +85,16 @@ class QuietCluster {
  public:
   // Errors: as LocalCluster's; what the programs said is on the console.
   static absl::StatusOr<std::unique_ptr<QuietCluster>> Start(const std::string& model_dir,
-                                                             const EngineConfig& engine,
+                                                             const GenerateConfig& config,
                                                              Console& console,
                                                              SignalWatch& signals) {
     console.State(absl::StrCat("starting ", model_dir));
     ASSIGN_OR_RETURN(auto log, ChildLog::Start(console));
-    auto cluster = LocalCluster::Start(
-        {.model_dir = model_dir, .engine = engine, .stderr_fd = log->write_fd()}, signals);
+    auto cluster = LocalCluster::Start({.model_dir = model_dir,
+                                        .engine = config.engine,
+                                        .request_timeout_seconds = config.request_timeout_seconds,
+                                        .stderr_fd = log->write_fd()},
+                                       signals);
     console.ClearState();
     if (!cluster.ok()) {
       if (!absl::IsCancelled(cluster.status())) log->Release(ChildLog::Kept::kShow);
@@ -129,7 +132,7 @@ int GeneratePrompt(const std::string& model_dir, const GenerateConfig& config,
   if (!body.ok()) return Say(console, body.status(), kUsage);
 
   SignalWatch signals;
-  const auto started = QuietCluster::Start(model_dir, config.engine, console, signals);
+  const auto started = QuietCluster::Start(model_dir, config, console, signals);
   if (!started.ok()) return Say(console, started.status(), ExitCodeOf(started.status(), signals));
   const LocalCluster& cluster = (*started)->cluster();
   ClusterLoop loop(cluster, signals);
@@ -191,7 +194,7 @@ int GenerateBatch(const std::string& model_dir, const GenerateConfig& config,
   }
 
   SignalWatch signals;
-  const auto started = QuietCluster::Start(model_dir, config.engine, console, signals);
+  const auto started = QuietCluster::Start(model_dir, config, console, signals);
   if (!started.ok()) return Say(console, started.status(), ExitCodeOf(started.status(), signals));
   const LocalCluster& cluster = (*started)->cluster();
   ClusterLoop loop(cluster, signals);

@@ -128,10 +128,25 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
                                      folder + "/longhaul-worker"};
   for (std::string& flag : LeaderFlags(options.engine)) leader.push_back(std::move(flag));
   RETURN_IF_ERROR(start("longhaul-worker leader", std::move(leader)));
-  return start("longhaul-router",
-               {folder + "/longhaul-router", "--model", options.model_dir, "--served-model-name",
-                model_, "--host", options.host, "--port", absl::StrCat(options.port), "--grpc-port",
-                absl::StrCat(options.grpc_port), "--worker", worker});
+  std::vector<std::string> router = {folder + "/longhaul-router",
+                                     "--model",
+                                     options.model_dir,
+                                     "--served-model-name",
+                                     model_,
+                                     "--host",
+                                     options.host,
+                                     "--port",
+                                     absl::StrCat(options.port),
+                                     "--grpc-port",
+                                     absl::StrCat(options.grpc_port),
+                                     "--worker",
+                                     worker};
+  if (options.request_timeout_seconds) {
+    for (const char* flag : {"--default-timeout-seconds", "--max-timeout-seconds"}) {
+      router.insert(router.end(), {flag, absl::StrCat(*options.request_timeout_seconds)});
+    }
+  }
+  return start("longhaul-router", std::move(router));
 }
 
 absl::Status LocalCluster::AwaitReady(absl::Time deadline, SignalWatch& signals) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,10 @@ class LocalCluster {
     std::string model_dir;
     EngineConfig engine;
     std::string host = "127.0.0.1";
-    int port = 0;        // 0 = any free one
-    int grpc_port = 0;   // 0 = any free one
+    int port = 0;       // 0 = any free one
+    int grpc_port = 0;  // 0 = any free one
+    // Time that a request may take; absent = the router's default.
+    std::optional<double> request_timeout_seconds;
     int stderr_fd = -1;  // where the programs log; -1 = our standard error
   };
 

@@ -29,8 +29,8 @@ class Intake {
 
   // Takes the request over. Tokenizing, checks of length and ranges, admission and dispatch happen
   // on other threads and report through `sink`. Errors returned here (then the sink is never
-  // called): kNotFound (model), kResourceExhausted (intake buffer full, with a retry hint),
-  // kUnavailable (shutting down).
+  // called): kNotFound (model), kInvalidArgument (timeout), kResourceExhausted (intake buffer full,
+  // with a retry hint), kUnavailable (shutting down).
   virtual absl::Status Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) = 0;
 
   // The client is gone or has enough: no event follows once the cancellation is seen. Idempotent;
@@ -43,6 +43,10 @@ class Intake {
   virtual absl::StatusOr<std::vector<TokenId>> Tokenize(std::string_view model,
                                                         std::string_view text,
                                                         bool parse_special) const = 0;
+  // The same for messages, as a chat request would put them before the model.
+  virtual absl::StatusOr<std::vector<TokenId>> TokenizeChat(std::string_view model,
+                                                            const ChatInput& chat) const = 0;
+  // Errors: kNotFound (model), kInvalidArgument (an id outside the vocabulary).
   virtual absl::StatusOr<std::string> Detokenize(std::string_view model,
                                                  const std::vector<TokenId>& ids) const = 0;
 

@@ -8,6 +8,7 @@
 #include "common/logging.h"
 #include "common/status_macros.h"
 #include "router/error_detail.h"
+#include "router/prepare_request.h"
 
 namespace longhaul::router {
 namespace {
@@ -31,15 +32,16 @@ int64_t PromptBytes(const GenerateRequest& request) {
 
 }  // namespace
 
-IntakeService::IntakeService(const ServedModel& model, const ClusterWatch& cluster,
-                             Dispatcher& dispatcher, const Clock& clock, RouterMetrics& metrics,
-                             size_t max_waiting, uint64_t seed_source)
-    : model_(model),
+IntakeService::IntakeService(const IntakeOptions& options, const ServedModel& model,
+                             const ClusterWatch& cluster, Dispatcher& dispatcher,
+                             const Clock& clock, RouterMetrics& metrics, uint64_t seed_source)
+    : options_(options),
+      model_(model),
       cluster_(cluster),
       dispatcher_(dispatcher),
       clock_(clock),
       created_(clock.Now()),
-      pool_(max_waiting, model, clock, metrics, seed_source,
+      pool_(options.max_waiting, model, clock, metrics, seed_source,
             [&dispatcher](const RequestId& id, absl::StatusOr<PreparedRequest> prepared) {
               dispatcher.Prepared(id, std::move(prepared));
             }) {}
@@ -47,6 +49,7 @@ IntakeService::IntakeService(const ServedModel& model, const ClusterWatch& clust
 absl::Status IntakeService::Submit(GenerateRequest request, std::shared_ptr<ResponseSink> sink) {
   RETURN_IF_ERROR(CheckModel(request.model));
   request.arrival = clock_.Now();
+  ASSIGN_OR_RETURN(request.deadline, DeadlineOf(request));
   TokenizeJob job{.request = std::move(request), .max_model_len = MaxModelLen()};
   job.prompt_bytes = PromptBytes(job.request);
   RequestArrival arrival{.id = job.request.id,
@@ -61,6 +64,22 @@ absl::Status IntakeService::Submit(GenerateRequest request, std::shared_ptr<Resp
   const absl::Status queued = pool_.Submit(std::move(job));
   if (!queued.ok()) dispatcher_.Prepared(id, queued);
   return absl::OkStatus();
+}
+
+absl::StatusOr<absl::Time> IntakeService::DeadlineOf(const GenerateRequest& request) const {
+  const absl::Time latest = request.arrival + options_.max_timeout;
+  if (request.timeout_seconds) {
+    const double seconds = *request.timeout_seconds;
+    const double limit = absl::ToDoubleSeconds(options_.max_timeout);
+    if (!(seconds > 0 && seconds <= limit)) {  // a NaN fails
+      return InvalidField("timeout",
+                          absl::StrCat("timeout is ", seconds, " seconds, must be in (0, ", limit,
+                                       "] (--max-timeout-seconds)"));
+    }
+    return std::min(request.deadline, request.arrival + absl::Seconds(seconds));
+  }
+  if (request.deadline != absl::InfiniteFuture()) return std::min(request.deadline, latest);
+  return request.arrival + std::min(options_.default_timeout, options_.max_timeout);
 }
 
 void IntakeService::Cancel(const RequestId& id) { dispatcher_.Cancel(id); }
@@ -80,10 +99,29 @@ absl::StatusOr<std::vector<TokenId>> IntakeService::Tokenize(std::string_view mo
       text, parse_special ? text::SpecialTokens::kParse : text::SpecialTokens::kAsText);
 }
 
+absl::StatusOr<std::vector<TokenId>> IntakeService::TokenizeChat(std::string_view model,
+                                                                 const ChatInput& chat) const {
+  RETURN_IF_ERROR(CheckModel(model));
+  return EncodeChat(chat, model_);
+}
+
 absl::StatusOr<std::string> IntakeService::Detokenize(std::string_view model,
                                                       const std::vector<TokenId>& ids) const {
   RETURN_IF_ERROR(CheckModel(model));
+  RETURN_IF_ERROR(CheckDecodable(ids));
   return model_.tokenizer->Decode(ids, /*skip_special=*/false);
+}
+
+absl::Status IntakeService::CheckDecodable(const std::vector<TokenId>& ids) const {
+  // The model's vocabulary may be padded with ids that stand for nothing.
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < model_.vocab_size) continue;
+    return InvalidField(
+        "tokens",
+        absl::StrCat("tokens has token id ", static_cast<uint32_t>(ids[i]), " at position ", i,
+                     ", must be in [0, ", model_.vocab_size, ") (vocabulary)"));
+  }
+  return absl::OkStatus();
 }
 
 bool IntakeService::Ready() const { return dispatcher_.accepting() && cluster_.num_healthy() > 0; }

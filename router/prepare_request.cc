@@ -1,5 +1,6 @@
 #include "router/prepare_request.h"
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -15,16 +16,6 @@ namespace {
 absl::Status AtField(const char* field, const absl::Status& status) {
   if (!absl::IsInvalidArgument(status)) return status;
   return InvalidField(field, absl::StrCat(field, ": ", std::string(status.message())));
-}
-
-absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model) {
-  if (!model.chat_template) {
-    return InvalidField("messages", "the model has no chat template: use completions");
-  }
-  absl::StatusOr<std::vector<TokenId>> ids = model.chat_template->EncodeChat(
-      *model.tokenizer, chat.messages, chat.tools_json, /*add_generation_prompt=*/true);
-  if (!ids.ok()) return AtField("messages", ids.status());
-  return ids;
 }
 
 absl::StatusOr<std::vector<TokenId>> Encode(GenerateRequest& request, const ServedModel& model) {
@@ -47,7 +38,37 @@ absl::StatusOr<std::vector<TokenId>> Encode(GenerateRequest& request, const Serv
   return ids;
 }
 
+// Drops what stands before the last truncate_prompt_tokens of the prompt.
+absl::Status Truncate(const GenerateRequest& request, int32_t max_model_len,
+                      std::vector<TokenId>& ids) {
+  if (!request.truncate_prompt_tokens) return absl::OkStatus();
+  const int64_t wanted = *request.truncate_prompt_tokens;
+  const int64_t output = std::clamp<int64_t>(
+      request.max_tokens.value_or(std::min(kDefaultMaxTokens, max_model_len / 2)), 0,
+      max_model_len);
+  const int64_t keep = wanted == -1 ? max_model_len - output : wanted;
+  if (keep < 1 || wanted > max_model_len) {
+    return InvalidField(
+        "truncate_prompt_tokens",
+        absl::StrCat("truncate_prompt_tokens is ", wanted, ", must be in [1, ", max_model_len,
+                     "] (max_model_len), or -1 where max_tokens leaves room for a prompt"));
+  }
+  const int64_t excess = static_cast<int64_t>(ids.size()) - keep;
+  if (excess > 0) ids.erase(ids.begin(), ids.begin() + excess);
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model) {
+  if (!model.chat_template) {
+    return InvalidField("messages", "the model has no chat template: use completions");
+  }
+  absl::StatusOr<std::vector<TokenId>> ids = model.chat_template->EncodeChat(
+      *model.tokenizer, chat.messages, chat.tools_json, /*add_generation_prompt=*/true);
+  if (!ids.ok()) return AtField("messages", ids.status());
+  return ids;
+}
 
 absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const ServedModel& model,
                                                int32_t max_model_len, uint64_t drawn_seed) {
@@ -59,6 +80,7 @@ absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const Se
   if (!stop_matcher.ok()) return AtField("stop", stop_matcher.status());
 
   ASSIGN_OR_RETURN(std::vector<TokenId> ids, Encode(request, model));
+  RETURN_IF_ERROR(Truncate(request, max_model_len, ids));
   ASSIGN_OR_RETURN(StopParams stop,
                    ResolveStopping(request, limits, static_cast<int64_t>(ids.size())));
   return PreparedRequest{

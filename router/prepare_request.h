@@ -28,6 +28,10 @@ struct PreparedRequest {
   std::string traceparent;
 };
 
+// What the model reads for a conversation. Errors: InvalidField of "messages" (no chat template,
+// roles, UTF-8).
+absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model);
+
 // Checks ranges first (cheap), then renders and tokenizes (seconds for a million tokens), then
 // checks lengths against `max_model_len`. `drawn_seed` is used if the client left the seed open.
 // Pure but for its time. Errors: InvalidField, and kResourceExhausted from the tokenizer.

@@ -54,7 +54,14 @@ struct GenerateRequest {
   std::vector<std::string> stop;
   int64_t num_choices = 1;
   int32_t priority = 0;
+  // Keep the last so many prompt tokens; -1 = as many as leave room for max_tokens.
+  std::optional<int64_t> truncate_prompt_tokens;
   absl::Time arrival = absl::InfinitePast();  // set by Intake::Submit
+  // What the client asked for, from its arrival on; absent = the default. Refused above the longest
+  // allowed.
+  std::optional<double> timeout_seconds;
+  // When the caller's transport gives up (a gRPC deadline). Submit sets it to when the request's
+  // time is over, whichever is first.
   absl::Time deadline = absl::InfiniteFuture();
   std::string tenant;       // empty without authentication
   std::string traceparent;  // W3C trace context, may be empty

@@ -23,6 +23,8 @@ struct RouterConfig {
   int32_t max_queued = 1024;
   int32_t max_prompt_mib = 2048;
   int32_t max_request_mib = 64;
+  double default_timeout_seconds = 3600;
+  double max_timeout_seconds = 86400;
   double worker_wait_seconds = 60;
   double worker_silence_seconds = 5;
   double slow_reader_seconds = 30;
@@ -51,6 +53,10 @@ void VisitFields(V&& v, RouterConfig& c) {
   v("max-prompt-mib", c.max_prompt_mib, Bounds{64, 1 << 20},
     "MiB of prompts of live requests; more are refused.");
   v("max-request-mib", c.max_request_mib, Bounds{1, 1024}, "MiB of one request, gRPC or REST.");
+  v("default-timeout-seconds", c.default_timeout_seconds, Bounds{1, 30 * 86400.0},
+    "Time a request may take if it names none, seconds.");
+  v("max-timeout-seconds", c.max_timeout_seconds, Bounds{1, 30 * 86400.0},
+    "Longest time a request may ask for, seconds.");
   v("worker-wait-seconds", c.worker_wait_seconds, Bounds{0, 86400},
     "How long a request waits while no worker is ready, seconds.");
   v("worker-silence-seconds", c.worker_silence_seconds, Bounds{1.5, 3600},

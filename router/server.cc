@@ -37,6 +37,12 @@ DispatcherOptions DispatcherOptionsOf(const RouterConfig& config) {
           .wait_for_group = absl::Seconds(config.worker_wait_seconds)};
 }
 
+IntakeOptions IntakeOptionsOf(const RouterConfig& config) {
+  return {.max_waiting = static_cast<size_t>(config.max_requests),
+          .default_timeout = absl::Seconds(config.default_timeout_seconds),
+          .max_timeout = absl::Seconds(config.max_timeout_seconds)};
+}
+
 rpc::GrpcFrontendOptions GrpcOptionsOf(const RouterConfig& config) {
   return {.host = config.host,
           .port = config.grpc_port,
@@ -78,8 +84,8 @@ absl::Status RunRouter(const RouterConfig& config,
   const WorkerClient workers(channels, clock);
   Dispatcher dispatcher(DispatcherOptionsOf(config), *model.tokenizer, cluster, workers, clock,
                         metrics);
-  IntakeService intake(model, cluster, dispatcher, clock, metrics,
-                       static_cast<size_t>(config.max_requests), RandomSeed());
+  IntakeService intake(IntakeOptionsOf(config), model, cluster, dispatcher, clock, metrics,
+                       RandomSeed());
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::GrpcFrontend> grpc,
                    rpc::GrpcFrontend::Start(GrpcOptionsOf(config), intake, clock));
   ASSIGN_OR_RETURN(const std::unique_ptr<rest::HttpGateway> http,

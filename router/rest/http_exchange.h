@@ -21,6 +21,7 @@ struct HttpRequest {
   RequestId id = {};
   std::string client_request_id = {};  // X-Request-Id if printable and short; else the id
   std::string traceparent = {};        // W3C trace context if well-formed
+  std::string timeout = {};            // X-Request-Timeout as it came, at most 64 bytes
   std::string content_encoding = {};   // lower case
   std::string body = {};
   std::optional<BodyBudget::Lease> body_lease = {};  // what `body` occupies

@@ -11,6 +11,7 @@ namespace {
 namespace http = boost::beast::http;
 
 constexpr size_t kMaxRequestIdBytes = 128;
+constexpr size_t kMaxTimeoutBytes = 64;
 
 bool IsPrintable(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c > 0x20 && c < 0x7F; });
@@ -39,6 +40,7 @@ void ReadHeadFields(const http::request<http::empty_body>& head, HttpRequest& re
   }
   std::string traceparent(head["traceparent"]);
   if (IsTraceparent(traceparent)) request.traceparent = std::move(traceparent);
+  request.timeout = std::string(head["X-Request-Timeout"].substr(0, kMaxTimeoutBytes));
   request.content_encoding =
       absl::AsciiStrToLower(std::string(head[http::field::content_encoding]));
 }

@@ -27,7 +27,6 @@ constexpr size_t kMaxStopTokenIds = 64;
 constexpr size_t kMaxLogitBias = 1024;
 constexpr size_t kMaxPromptIds = size_t{1} << 23;
 constexpr int64_t kMaxTopLogprobs = 20;
-constexpr double kMaxTimeoutSeconds = 30 * 24 * 3600.0;
 
 std::string Indexed(const std::string& path, size_t index) {
   return absl::StrCat(path, "[", index, "]");
@@ -274,7 +273,7 @@ absl::Status DecodeLogprobs(const JsonFields& body, OpenAiRequest& decoded) {
   return absl::OkStatus();
 }
 
-absl::Status DecodeStopping(const JsonFields& body, absl::Time now, GenerateRequest& request) {
+absl::Status DecodeStopping(const JsonFields& body, GenerateRequest& request) {
   ASSIGN_OR_RETURN(request.max_tokens, body.Integer("max_completion_tokens", 0, kMaxInt64));
   ASSIGN_OR_RETURN(const std::optional<int64_t> max_tokens,
                    body.Integer("max_tokens", 0, kMaxInt64));
@@ -289,14 +288,9 @@ absl::Status DecodeStopping(const JsonFields& body, absl::Time now, GenerateRequ
   if (ids.has_value()) {
     ASSIGN_OR_RETURN(request.stop_token_ids, TokenIdsAt(*ids, "stop_token_ids"));
   }
-  ASSIGN_OR_RETURN(const std::optional<double> timeout, body.Number("timeout"));
-  if (timeout.has_value()) {
-    if (!(*timeout > 0 && *timeout <= kMaxTimeoutSeconds)) {
-      return Unsupported("timeout", absl::StrCat("is ", *timeout, " seconds, limit above 0 to ",
-                                                 kMaxTimeoutSeconds));
-    }
-    request.deadline = now + absl::Seconds(*timeout);
-  }
+  ASSIGN_OR_RETURN(request.timeout_seconds, body.Number("timeout"));
+  ASSIGN_OR_RETURN(request.truncate_prompt_tokens,
+                   body.Integer("truncate_prompt_tokens", -1, kMaxInt64));
   return absl::OkStatus();
 }
 
@@ -339,8 +333,7 @@ absl::Status RefuseUnsupported(const JsonFields& body, int64_t num_choices) {
 
 }  // namespace
 
-absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::string body,
-                                                  absl::Time now) {
+absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::string body) {
   ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(body)));
   const JsonFields& fields = document.fields();
   OpenAiRequest decoded;
@@ -351,7 +344,7 @@ absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::
   RETURN_IF_ERROR(DecodeShape(fields, decoded.shape));
   RETURN_IF_ERROR(DecodeSampling(fields, request.sampling));
   RETURN_IF_ERROR(DecodeLogprobs(fields, decoded));
-  RETURN_IF_ERROR(DecodeStopping(fields, now, request));
+  RETURN_IF_ERROR(DecodeStopping(fields, request));
   ASSIGN_OR_RETURN(const std::optional<int64_t> n, fields.Integer("n", 1, kMaxChoices));
   request.num_choices = n.value_or(1);
   RETURN_IF_ERROR(fields.String("user"));
@@ -376,7 +369,13 @@ absl::StatusOr<TokenizeRequest> DecodeTokenizeRequest(std::string body) {
   const JsonFields& fields = document.fields();
   TokenizeRequest request;
   ASSIGN_OR_RETURN(request.model, fields.String("model"));
-  ASSIGN_OR_RETURN(request.text, RequiredString(fields, "prompt"));
+  if (fields.Find("messages").has_value()) {
+    ChatInput& chat = request.input.emplace<ChatInput>();
+    ASSIGN_OR_RETURN(chat.messages, DecodeMessages(fields));
+    ASSIGN_OR_RETURN(chat.tools_json, DecodeTools(fields));
+    return request;
+  }
+  ASSIGN_OR_RETURN(request.input.emplace<TextInput>().prompt, RequiredString(fields, "prompt"));
   ASSIGN_OR_RETURN(const std::optional<bool> parse_special, fields.Bool("parse_special"));
   request.parse_special = parse_special.value_or(true);
   return request;

@@ -35,15 +35,13 @@ struct OpenAiRequest {
   ResponseShape shape;
 };
 
-// `now` turns the field `timeout` (seconds) into a deadline.
-absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::string body,
-                                                  absl::Time now);
+absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::string body);
 
 // POST /tokenize. The model may be left open where only one is served.
 struct TokenizeRequest {
   std::optional<std::string> model;
-  std::string text;
-  bool parse_special = true;  // "<|im_end|>" becomes its special token
+  std::variant<TextInput, ChatInput> input;  // "prompt", or "messages" with "tools"
+  bool parse_special = true;                 // "<|im_end|>" in a prompt becomes its special token
 };
 absl::StatusOr<TokenizeRequest> DecodeTokenizeRequest(std::string body);
 

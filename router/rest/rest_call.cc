@@ -3,8 +3,11 @@
 #include <boost/asio/post.hpp>
 #include <utility>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "router/error_detail.h"
 #include "router/rest/openai_error.h"
 #include "router/rest/request_body.h"
 
@@ -48,7 +51,18 @@ void RestCall::Start(const RestContext& context, OpenAiEndpoint endpoint, HttpRe
 
 absl::StatusOr<OpenAiRequest> RestCall::Decode(OpenAiEndpoint endpoint) {
   ASSIGN_OR_RETURN(std::string body, ReadableBody(http_request_, context_.options.max_body_bytes));
-  return DecodeOpenAiRequest(endpoint, std::move(body), context_.clock.Now());
+  ASSIGN_OR_RETURN(OpenAiRequest decoded, DecodeOpenAiRequest(endpoint, std::move(body)));
+  // The body's own timeout is the narrower wish.
+  if (!decoded.request.timeout_seconds && !http_request_.timeout.empty()) {
+    double seconds = 0;
+    if (!absl::SimpleAtod(http_request_.timeout, &seconds)) {
+      return InvalidField("X-Request-Timeout",
+                          absl::StrCat("X-Request-Timeout is \"", http_request_.timeout,
+                                       "\", must be a number of seconds"));
+    }
+    decoded.request.timeout_seconds = seconds;
+  }
+  return decoded;
 }
 
 void RestCall::OnDecoded(absl::StatusOr<OpenAiRequest> decoded) {

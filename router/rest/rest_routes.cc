@@ -119,9 +119,14 @@ void RestRoutes::OnPool(HttpRequest request, std::shared_ptr<HttpExchange> excha
 absl::StatusOr<std::string> RestRoutes::Tokenize(std::string body) const {
   ASSIGN_OR_RETURN(const TokenizeRequest request, DecodeTokenizeRequest(std::move(body)));
   ASSIGN_OR_RETURN(const ModelInfo model, FindModel(request.model));
-  ASSIGN_OR_RETURN(const std::vector<TokenId> ids,
-                   context_.intake.Tokenize(model.id, request.text, request.parse_special));
-  return TokenizeBody(ids, model.max_model_len);
+  const auto* chat = std::get_if<ChatInput>(&request.input);
+  const absl::StatusOr<std::vector<TokenId>> ids =
+      chat != nullptr
+          ? context_.intake.TokenizeChat(model.id, *chat)
+          : context_.intake.Tokenize(model.id, std::get<TextInput>(request.input).prompt,
+                                     request.parse_special);
+  RETURN_IF_ERROR(ids);
+  return TokenizeBody(*ids, model.max_model_len);
 }
 
 absl::StatusOr<std::string> RestRoutes::Detokenize(std::string body) const {

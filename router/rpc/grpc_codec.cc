@@ -35,6 +35,7 @@ void FillOptions(const v1::GenerateOptions& from, GenerateRequest& to) {
   to.stop.assign(from.stop().begin(), from.stop().end());
   if (from.has_n()) to.num_choices = from.n();
   to.priority = from.priority();
+  if (from.has_truncate_prompt_tokens()) to.truncate_prompt_tokens = from.truncate_prompt_tokens();
   to.client_request_id = from.request_id().empty() ? to.id.ToString() : from.request_id();
 }
 
@@ -61,15 +62,18 @@ v1::FinishReason ToProto(FinishReason reason) {
 
 }  // namespace
 
+ChatInput ChatFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages,
+                        const google::protobuf::RepeatedPtrField<v1::Tool>& tools) {
+  ChatInput chat;
+  for (const v1::ChatMessage& message : messages) chat.messages.push_back(FromProto(message));
+  for (const v1::Tool& tool : tools) chat.tools_json.push_back(tool.function_json());
+  return chat;
+}
+
 GenerateRequest FromProto(const v1::ChatRequest& from) {
   GenerateRequest to;
   to.model = from.model();
-  ChatInput chat;
-  for (const v1::ChatMessage& message : from.messages()) {
-    chat.messages.push_back(FromProto(message));
-  }
-  for (const v1::Tool& tool : from.tools()) chat.tools_json.push_back(tool.function_json());
-  to.input = std::move(chat);
+  to.input = ChatFromProto(from.messages(), from.tools());
   FillOptions(from.options(), to);
   return to;
 }

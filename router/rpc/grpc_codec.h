@@ -13,6 +13,8 @@
 // they are: ranges are checked in resolve_sampling.h.
 namespace longhaul::router::rpc {
 
+ChatInput ChatFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages,
+                        const google::protobuf::RepeatedPtrField<v1::Tool>& tools);
 GenerateRequest FromProto(const v1::ChatRequest& from);
 GenerateRequest FromProto(const v1::CompleteRequest& from);
 

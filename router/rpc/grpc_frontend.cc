@@ -19,6 +19,7 @@
 #include "common/mutex.h"
 #include "common/queue.h"
 #include "longhaul/v1/inference.grpc.pb.h"
+#include "router/error_detail.h"
 #include "router/rpc/generate_stream.h"
 #include "router/rpc/grpc_codec.h"
 
@@ -203,7 +204,14 @@ grpc::ServerUnaryReactor* GrpcFrontend::Impl::Tokenize(grpc::CallbackServerConte
                                                        const v1::TokenizeRequest* request,
                                                        v1::TokenizeResponse* response) {
   return FinishLater(context, [this, request, response]() -> absl::Status {
-    const auto ids = intake_.Tokenize(request->model(), request->text(), request->parse_special());
+    if (request->messages_size() > 0 && !request->text().empty()) {
+      return InvalidField("messages", "messages and text are both given, one of them is needed");
+    }
+    const auto ids =
+        request->messages_size() > 0
+            ? intake_.TokenizeChat(request->model(),
+                                   ChatFromProto(request->messages(), request->tools()))
+            : intake_.Tokenize(request->model(), request->text(), request->parse_special());
     if (!ids.ok()) return ids.status();
     response->mutable_tokens()->mutable_ids()->Add(ids->begin(), ids->end());
     return absl::OkStatus();

@@ -104,6 +104,13 @@ std::vector<router::ModelInfo> FakeIntake::Models() const {
            .created_unix_seconds = 1700000000}};
 }
 
+absl::StatusOr<std::vector<TokenId>> FakeIntake::TokenizeChat(std::string_view model,
+                                                              const router::ChatInput& chat) const {
+  std::string text;
+  for (const auto& message : chat.messages) text += message.content;
+  return Tokenize(model, text, /*parse_special=*/false);
+}
+
 absl::StatusOr<std::vector<TokenId>> FakeIntake::Tokenize(std::string_view, std::string_view text,
                                                           bool) const {
   std::vector<TokenId> ids;

@@ -49,6 +49,9 @@ class FakeIntake final : public router::Intake {
   std::vector<router::ModelInfo> Models() const override;
   absl::StatusOr<std::vector<TokenId>> Tokenize(std::string_view model, std::string_view text,
                                                 bool parse_special) const override;
+  // The messages' contents, one after another.
+  absl::StatusOr<std::vector<TokenId>> TokenizeChat(std::string_view model,
+                                                    const router::ChatInput& chat) const override;
   // Ids from kFirstWordId are the words of the reply, smaller ones bytes.
   absl::StatusOr<std::string> Detokenize(std::string_view model,
                                          const std::vector<TokenId>& ids) const override;

@@ -44,8 +44,8 @@ class RouterStack {
                  channels_, clock_, metrics_),
         workers_(channels_, clock_),
         dispatcher_(options.dispatcher, *model_.tokenizer, cluster_, workers_, clock_, metrics_),
-        intake_(model_, cluster_, dispatcher_, clock_, metrics_,
-                static_cast<size_t>(options.dispatcher.max_requests), /*seed_source=*/1) {
+        intake_({.max_waiting = static_cast<size_t>(options.dispatcher.max_requests)}, model_,
+                cluster_, dispatcher_, clock_, metrics_, /*seed_source=*/1) {
     cluster_.Start([this] { dispatcher_.ViewChanged(); });
   }
   // The watch calls the dispatcher, so it goes first.

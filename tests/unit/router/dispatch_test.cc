@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -115,7 +116,7 @@ TEST_F(DispatchTest, ARequestGetsQueuedProgressDeltasFinished) {
   EXPECT_EQ(execution.seed, 42u);
   EXPECT_EQ(execution.temperature, 0.5f);
   EXPECT_EQ(execution.max_tokens, 8192);
-  EXPECT_FALSE(execution.deadline_seconds.has_value());
+  EXPECT_NEAR(execution.deadline_seconds.value_or(0), 3600, 10);  // the default
   const std::string rendered = router.model().tokenizer->Decode(execution.prompt, false);
   EXPECT_THAT(rendered, HasSubstr("What is the pass key?<|im_end|>"));
   EXPECT_TRUE(rendered.ends_with("<|im_start|>assistant\n")) << rendered;
@@ -429,6 +430,49 @@ TEST_F(DispatchTest, BadFieldsAreErrorsOfTheSink) {
   role.input = ChatInput{.messages = {{.role = "wizard", .content = "x"}}};
   EXPECT_EQ(DetailOf(*router.Submit(std::move(role))->WaitForEnd().error).field, "messages");
   EXPECT_EQ(NumExecutions(), 0u);
+}
+
+TEST_F(DispatchTest, ARequestHasATimeAndABoundOnIt) {
+  AddWorker();
+  RouterStack& router = StartRouter();
+  for (const double seconds : {0.0, -1.0, 86401.0, std::nan("")}) {
+    GenerateRequest request = Completion("x");
+    request.model = "demo";
+    request.timeout_seconds = seconds;
+    const absl::Status refused =
+        router.intake().Submit(std::move(request), std::make_shared<RecordingSink>());
+    EXPECT_THAT(refused, StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("86400")));
+    EXPECT_EQ(DetailOf(refused).field, "timeout");
+  }
+  GenerateRequest request = Completion("x");
+  request.timeout_seconds = 0.001;
+  const RecordedResponse response = router.Submit(std::move(request))->WaitForEnd();
+  ASSERT_TRUE(response.error.has_value());
+  EXPECT_TRUE(absl::IsDeadlineExceeded(*response.error) ||
+              absl::IsResourceExhausted(*response.error))
+      << *response.error;
+}
+
+TEST_F(DispatchTest, OnlyTheEndOfATruncatedPromptIsRead) {
+  FakeWorker& worker = AddWorker();
+  RouterStack& router = StartRouter();
+  AllSay("ok");
+  const std::vector<TokenId> ids = Ids("one two three four five six");
+  GenerateRequest request = Completion("one two three four five six");
+  request.truncate_prompt_tokens = 3;
+  router.Submit(std::move(request))->WaitForEnd();
+  request = Completion("one two three four five six");
+  request.truncate_prompt_tokens = -1;  // it all fits
+  router.Submit(std::move(request))->WaitForEnd();
+  const std::vector<FakeExecution> executions = worker.executions();
+  ASSERT_THAT(executions, SizeIs(2));
+  EXPECT_EQ(executions[0].prompt, std::vector<TokenId>(ids.end() - 3, ids.end()));
+  EXPECT_EQ(executions[1].prompt, ids);
+  request = Completion("x");
+  request.truncate_prompt_tokens = 0;
+  const RecordedResponse refused = router.Submit(std::move(request))->WaitForEnd();
+  ASSERT_TRUE(refused.error.has_value());
+  EXPECT_EQ(DetailOf(*refused.error).field, "truncate_prompt_tokens");
 }
 
 TEST_F(DispatchTest, AnUnknownModelIsNotFound) {

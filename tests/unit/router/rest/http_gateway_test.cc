@@ -85,6 +85,8 @@ TEST_F(HttpGatewayTest, TokenizesAndBack) {
             R"({"count":2,"max_model_len":1000,"tokens":[65,66]})");
   EXPECT_EQ(Exchange(HttpPost("/detokenize", R"({"model":"demo","tokens":[65,66]})")).body,
             R"({"prompt":"AB"})");
+  EXPECT_EQ(Exchange(HttpPost("/tokenize", R"({"messages":[{"role":"user","content":"C"}]})")).body,
+            R"({"count":1,"max_model_len":1000,"tokens":[67]})");
   EXPECT_EQ(Exchange(HttpPost("/tokenize", R"({"model":"x","prompt":"A"})")).status, 404);
   EXPECT_EQ(Exchange(HttpPost("/tokenize", "{}")).status, 400);
 }

@@ -16,13 +16,11 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-const absl::Time kNow = absl::FromUnixSeconds(1000);
-
 absl::StatusOr<OpenAiRequest> Chat(const std::string& body) {
-  return DecodeOpenAiRequest(OpenAiEndpoint::kChatCompletions, body, kNow);
+  return DecodeOpenAiRequest(OpenAiEndpoint::kChatCompletions, body);
 }
 absl::StatusOr<OpenAiRequest> Completion(const std::string& body) {
-  return DecodeOpenAiRequest(OpenAiEndpoint::kCompletions, body, kNow);
+  return DecodeOpenAiRequest(OpenAiEndpoint::kCompletions, body);
 }
 // A chat with one message and `fields` besides.
 std::string Body(const std::string& fields) {
@@ -61,7 +59,7 @@ TEST(OpenAiCodec, ReadsEveryField) {
   EXPECT_TRUE(request.ignore_eos);
   EXPECT_THAT(request.stop_token_ids, ElementsAre(7, 8));
   EXPECT_EQ(request.priority, -3);
-  EXPECT_EQ(request.deadline, kNow + absl::Milliseconds(1500));
+  EXPECT_EQ(request.timeout_seconds, 1.5);
   const auto& chat = std::get<ChatInput>(request.input);
   ASSERT_EQ(chat.messages.size(), 1u);
   EXPECT_EQ(chat.messages[0].role, "user");
@@ -80,7 +78,8 @@ TEST(OpenAiCodec, LeavesOpenWhatTheClientLeftOpenOrNull) {
   EXPECT_FALSE(decoded.request.sampling.top_logprobs.has_value());
   EXPECT_FALSE(decoded.request.max_tokens.has_value());
   EXPECT_EQ(decoded.request.num_choices, 1);
-  EXPECT_EQ(decoded.request.deadline, absl::InfiniteFuture());
+  EXPECT_FALSE(decoded.request.timeout_seconds.has_value());
+  EXPECT_FALSE(decoded.request.truncate_prompt_tokens.has_value());
   EXPECT_FALSE(decoded.shape.stream);
 }
 
@@ -148,7 +147,8 @@ TEST(OpenAiCodec, RefusesWrongTypesAndRangesByName) {
       {R"("top_logprobs":3)", "top_logprobs", "needs logprobs"},
       {R"("logprobs":true,"top_logprobs":21)", "top_logprobs", "limit 0 to 20"},
       {R"("stop_token_ids":[4294967296])", "stop_token_ids[0]", "4294967296"},
-      {R"("timeout":0)", "timeout", "is 0 seconds"},
+      {R"("timeout":"1s")", "timeout", "must be a number"},
+      {R"("truncate_prompt_tokens":-2)", "truncate_prompt_tokens", "limit -1"},
       {R"("user":5)", "user", "must be a string"},
       {R"("tools":[{"type":"retrieval"}])", "tools[0].type", "retrieval"},
       {R"("tools":[{"type":"function"}])", "tools[0].function", "required"},
@@ -213,7 +213,7 @@ TEST(OpenAiCodec, ReadsTokenizeAndDetokenize) {
   ASSERT_OK_AND_ASSIGN(const TokenizeRequest tokenize,
                        DecodeTokenizeRequest(R"({"prompt":"x","parse_special":false})"));
   EXPECT_FALSE(tokenize.model.has_value());
-  EXPECT_EQ(tokenize.text, "x");
+  EXPECT_EQ(std::get<TextInput>(tokenize.input).prompt, "x");
   EXPECT_FALSE(tokenize.parse_special);
   ASSERT_OK_AND_ASSIGN(const DetokenizeRequest detokenize,
                        DecodeDetokenizeRequest(R"({"model":"m","tokens":[1,2]})"));
@@ -221,6 +221,9 @@ TEST(OpenAiCodec, ReadsTokenizeAndDetokenize) {
   EXPECT_THAT(detokenize.tokens, ElementsAre(1, 2));
   EXPECT_EQ(DetailOf(DecodeDetokenizeRequest(R"({"tokens":[-1]})").status()).field, "tokens[0]");
   EXPECT_EQ(DetailOf(DecodeTokenizeRequest("{}").status()).field, "prompt");
+  ASSERT_OK_AND_ASSIGN(const TokenizeRequest chat,
+                       DecodeTokenizeRequest(R"({"messages":[{"role":"user","content":"hi"}]})"));
+  EXPECT_EQ(std::get<ChatInput>(chat.input).messages.at(0).content, "hi");
 }
 
 }  // namespace

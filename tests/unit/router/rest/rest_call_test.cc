@@ -247,6 +247,17 @@ TEST_F(RestCallTest, CarriesIdsInAndOut) {
   EXPECT_EQ(other.traceparent, "");
 }
 
+TEST_F(RestCallTest, ATimeoutComesFromTheBodyElseFromTheHead) {
+  StartWith({});
+  Send("", "X-Request-Timeout: 2.5\r\n")->ReadResponse();
+  EXPECT_EQ(intake_->Submitted().at(0).timeout_seconds, 2.5);
+  Send(R"("timeout":7)", "X-Request-Timeout: 2.5\r\n")->ReadResponse();
+  EXPECT_EQ(intake_->Submitted().at(1).timeout_seconds, 7);
+  const RawHttpResponse refused = Send("", "X-Request-Timeout: soon\r\n")->ReadResponse();
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_THAT(refused.body, HasSubstr("X-Request-Timeout is \\\"soon\\\""));
+}
+
 TEST_F(RestCallTest, BadBodiesNameTheField) {
   StartWith({});
   const RawHttpResponse response = Send(R"("temperature":"hot")")->ReadResponse();

@@ -247,6 +247,46 @@ TEST_F(GrpcFrontendTest, TokenizeAndDetokenizeAreInverse) {
   EXPECT_EQ(text.text(), "Grüße <|im_end|>");
 }
 
+TEST_F(GrpcFrontendTest, TokenizesMessagesAsChatReadsThem) {
+  v1::TokenizeRequest request;
+  request.set_model("demo");
+  v1::ChatMessage& message = *request.add_messages();
+  message.set_role("user");
+  message.set_content("hi");
+  v1::TokenizeResponse ids;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->Tokenize(&context, request, &ids).ok());
+  }
+  v1::DetokenizeRequest back;
+  back.set_model("demo");
+  *back.mutable_tokens() = ids.tokens();
+  v1::DetokenizeResponse text;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->Detokenize(&context, back, &text).ok());
+  }
+  EXPECT_THAT(text.text(), HasSubstr("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"));
+
+  request.set_text("hi");
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->Tokenize(&context, request, &ids).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(GrpcFrontendTest, DetokenizeNamesAnIdOutsideTheVocabulary) {
+  for (const uint32_t id : {2'000'000u, 4'294'967'295u}) {
+    v1::DetokenizeRequest request;
+    request.set_model("demo");
+    request.mutable_tokens()->add_ids(id);
+    v1::DetokenizeResponse text;
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->Detokenize(&context, request, &text);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(std::to_string(id)));
+  }
+}
+
 TEST_F(GrpcFrontendTest, ListsItsModel) {
   v1::ListModelsResponse list;
   {
