@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "cli/utf8.h"
 #include "common/status_macros.h"
+#include "common/text/utf8.h"
 
 namespace longhaul::cli {
 namespace {
@@ -144,8 +144,8 @@ std::string Head(const std::string& id, const std::optional<std::string>& custom
 
 BatchRequest DecodeBatchRequest(std::string_view line, const std::string& model) {
   BatchRequest request;
-  if (const std::optional<size_t> offset = InvalidUtf8At(line)) {
-    request.fault = Fault(absl::StrCat("the line is not UTF-8 at its byte ", *offset));
+  if (const size_t offset = text::FindInvalidUtf8(line); offset != std::string_view::npos) {
+    request.fault = Fault(absl::StrCat("the line is not UTF-8 at its byte ", offset));
     return request;
   }
   RawFields fields;

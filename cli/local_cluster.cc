@@ -13,10 +13,10 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "cli/http_probe.h"
-#include "cli/utf8.h"
 #include "common/logging.h"
 #include "common/model_config.h"
 #include "common/status_macros.h"
+#include "common/text/utf8.h"
 
 namespace longhaul::cli {
 namespace {
@@ -70,7 +70,8 @@ absl::StatusOr<std::string> ServedName(const std::string& model_dir, const std::
     name = error ? model_dir : path.filename().string();
   }
   const auto is_control = [](unsigned char c) { return c < 0x20 || c == 0x7F; };
-  if (!name.empty() && name.size() <= kMaxNameBytes && !InvalidUtf8At(name).has_value() &&
+  if (!name.empty() && name.size() <= kMaxNameBytes &&
+      text::FindInvalidUtf8(name) == std::string::npos &&
       std::none_of(name.begin(), name.end(), is_control)) {
     return name;
   }

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "cli/utf8.h"
+#include "common/text/utf8.h"
 
 namespace longhaul::cli {
 namespace {
@@ -41,11 +41,12 @@ std::string PromptPath(const PromptOptions& options) {
 
 absl::StatusOr<std::string> PromptBody(const PromptOptions& options, const std::string& model,
                                        const std::string& prompt) {
-  if (options.system.has_value() && InvalidUtf8At(*options.system).has_value()) {
+  if (options.system.has_value() && text::FindInvalidUtf8(*options.system) != std::string::npos) {
     return absl::InvalidArgumentError("--system is not UTF-8");
   }
   for (const std::string& stop : options.stop) {
-    if (InvalidUtf8At(stop).has_value()) return absl::InvalidArgumentError("--stop is not UTF-8");
+    if (text::FindInvalidUtf8(stop) != std::string::npos)
+      return absl::InvalidArgumentError("--stop is not UTF-8");
   }
   Json body = {{"model", model},
                {"stream", true},

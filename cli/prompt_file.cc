@@ -6,10 +6,9 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
-#include "cli/utf8.h"
+#include "common/text/utf8.h"
 
 namespace longhaul::cli {
 namespace {
@@ -41,23 +40,23 @@ absl::StatusOr<std::string> ReadPromptFile(const std::string& path) {
   if (fd < 0) {
     return absl::NotFoundError(absl::StrCat("cannot open ", name, ": ", strerror(errno)));
   }
-  absl::StatusOr<std::string> text = ReadAll(fd, name);
+  absl::StatusOr<std::string> bytes = ReadAll(fd, name);
   if (!is_stdin) close(fd);
-  if (!text.ok()) return text;
-  if (text->empty()) {
+  if (!bytes.ok()) return bytes;
+  if (bytes->empty()) {
     return absl::InvalidArgumentError(absl::StrCat("the prompt in ", name, " is empty"));
   }
-  if (text->size() > kMaxBytes) {
+  if (bytes->size() > kMaxBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt in ", name, " is over ", kMaxBytes, " bytes"));
   }
-  if (const std::optional<size_t> offset = InvalidUtf8At(*text)) {
+  if (const size_t offset = text::FindInvalidUtf8(*bytes); offset != std::string::npos) {
     return absl::InvalidArgumentError(
         absl::StrCat("the prompt in ", name, " is not UTF-8: byte 0x",
-                     absl::Hex(static_cast<unsigned char>((*text)[*offset]), absl::kZeroPad2),
-                     " at offset ", *offset));
+                     absl::Hex(static_cast<unsigned char>((*bytes)[offset]), absl::kZeroPad2),
+                     " at offset ", offset));
   }
-  return text;
+  return bytes;
 }
 
 }  // namespace longhaul::cli

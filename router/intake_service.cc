@@ -108,20 +108,8 @@ absl::StatusOr<std::vector<TokenId>> IntakeService::TokenizeChat(std::string_vie
 absl::StatusOr<std::string> IntakeService::Detokenize(std::string_view model,
                                                       const std::vector<TokenId>& ids) const {
   RETURN_IF_ERROR(CheckModel(model));
-  RETURN_IF_ERROR(CheckDecodable(ids));
+  RETURN_IF_ERROR(CheckTokenIds("tokens", ids, model_.vocab_size));
   return model_.tokenizer->Decode(ids, /*skip_special=*/false);
-}
-
-absl::Status IntakeService::CheckDecodable(const std::vector<TokenId>& ids) const {
-  // The model's vocabulary may be padded with ids that stand for nothing.
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < model_.vocab_size) continue;
-    return InvalidField(
-        "tokens",
-        absl::StrCat("tokens has token id ", static_cast<uint32_t>(ids[i]), " at position ", i,
-                     ", must be in [0, ", model_.vocab_size, ") (vocabulary)"));
-  }
-  return absl::OkStatus();
 }
 
 bool IntakeService::Ready() const { return dispatcher_.accepting() && cluster_.num_healthy() > 0; }

@@ -48,7 +48,6 @@ class IntakeService final : public Intake {
   // When the request's time is over.
   absl::StatusOr<absl::Time> DeadlineOf(const GenerateRequest& request) const;
   absl::Status CheckModel(std::string_view name) const;
-  absl::Status CheckDecodable(const std::vector<TokenId>& ids) const;
   // The longest of the groups that are there, else the configured length; never above the latter.
   int32_t MaxModelLen() const;
 

@@ -28,13 +28,7 @@ absl::StatusOr<std::vector<TokenId>> Encode(GenerateRequest& request, const Serv
     return ids;
   }
   std::vector<TokenId> ids = std::move(std::get<TokenInput>(request.input).ids);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= model.vocab_size) {
-      return InvalidField("prompt",
-                          absl::StrCat("prompt has token id ", ids[i], " at position ", i,
-                                       ", must be in [0, ", model.vocab_size, ") (vocabulary)"));
-    }
-  }
+  RETURN_IF_ERROR(CheckTokenIds("prompt", ids, model.vocab_size));
   return ids;
 }
 
@@ -59,6 +53,17 @@ absl::Status Truncate(const GenerateRequest& request, int32_t max_model_len,
 }
 
 }  // namespace
+
+absl::Status CheckTokenIds(const char* field, std::span<const TokenId> ids, int32_t vocab_size) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    // Clients' ids are unsigned: one above 2^31 is told as it came.
+    return InvalidField(
+        field, absl::StrCat(field, " has token id ", static_cast<uint32_t>(ids[i]), " at position ",
+                            i, ", must be in [0, ", vocab_size, ") (vocabulary)"));
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model) {
   if (!model.chat_template) {

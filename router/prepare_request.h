@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct PreparedRequest {
   std::string tenant;
   std::string traceparent;
 };
+
+// Every id is one of the model's. Errors: InvalidField of `field` with the id and its position.
+absl::Status CheckTokenIds(const char* field, std::span<const TokenId> ids, int32_t vocab_size);
 
 // What the model reads for a conversation. Errors: InvalidField of "messages" (no chat template,
 // roles, UTF-8).

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "cli/utf8.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 
@@ -30,22 +29,6 @@ TEST(ReadPromptFile, SaysWhatIsWrong) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("0xfe at offset 3")));
   EXPECT_THAT(ReadPromptFile("/dev/zero"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("over 67108864 bytes")));
-}
-
-TEST(InvalidUtf8At, FindsTheFirstWrongByte) {
-  struct Case {
-    std::string text;
-    std::optional<size_t> offset;
-  };
-  for (const Case& item : {Case{"", std::nullopt}, Case{"é€😀\U0010FFFF", std::nullopt},
-                           Case{std::string(1, '\0'), std::nullopt}, Case{"\x80", 0},
-                           Case{"a\xC0\x80", 1},         // longer than needed
-                           Case{"ab\xED\xA0\x80", 2},    // a surrogate
-                           Case{"\xF4\x90\x80\x80", 0},  // above U+10FFFF
-                           Case{"é\xE2\x82", 2},         // cut
-                           Case{"\xEF\xBF\xBE", std::nullopt}}) {
-    EXPECT_EQ(InvalidUtf8At(item.text), item.offset) << ::testing::PrintToString(item.text);
-  }
 }
 
 }  // namespace

@@ -1,16 +1,13 @@
 #pragma once
 
-#include "common/logging.h"
 #include "common/text/tokenizer.h"
 #include "tests/testing/paths.h"
+#include "tests/unit/common/text/published_tokenizer.h"
 
 namespace longhaul::text {
 
-// The demo model's tokenizer, loaded once a test program.
 inline const Tokenizer& DemoTokenizer() {
-  static const auto tokenizer = Tokenizer::Load(testing::SourcePath("models/demo"));
-  CHECK(tokenizer.ok()) << tokenizer.status();
-  return **tokenizer;
+  return LoadedTokenizer(testing::SourcePath("models/demo"));
 }
 
 }  // namespace longhaul::text

@@ -17,6 +17,7 @@
 #include "common/text/utf8.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/status_matchers.h"
+#include "tests/unit/common/text/published_tokenizer.h"
 
 namespace longhaul::text {
 namespace {
@@ -93,8 +94,7 @@ std::string DigestOf(const std::vector<TokenId>& ids) {
 
 struct Model {
   const char* name;
-  bool shared;  // lies beside the checkout on some machines
-  const char* directory;
+  PublishedTokenizer tokenizer;
 };
 
 std::ostream& operator<<(std::ostream& out, const Model& model) { return out << model.name; }
@@ -103,16 +103,11 @@ class HuggingFaceStrings : public ::testing::TestWithParam<Model> {
  protected:
   void SetUp() override {
     const Model& model = GetParam();
-    const std::string directory =
-        model.shared ? testing::SharedPath(model.directory) : testing::SourcePath(model.directory);
+    const std::string directory = model.tokenizer.Find();
     if (directory.empty()) {
-      GTEST_SKIP() << "skipped: LONGHAUL_SHARED has no " << model.directory;
+      GTEST_SKIP() << "skipped: LONGHAUL_SHARED has no " << model.tokenizer.directory;
     }
-    static std::map<std::string, std::unique_ptr<Tokenizer>> loaded;  // once a program
-    if (loaded[directory] == nullptr) {
-      ASSERT_OK_AND_ASSIGN(loaded[directory], Tokenizer::Load(directory));
-    }
-    tokenizer_ = loaded[directory].get();
+    tokenizer_ = &LoadedTokenizer(directory);
     digests_ = Lines("tokenizer_strings_" + std::string(model.name) + ".txt");
   }
 
@@ -164,8 +159,8 @@ TEST_P(HuggingFaceStrings, DigestsTellTextsApart) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, HuggingFaceStrings,
-                         ::testing::Values(Model{"demo", false, "models/demo"},
-                                           Model{"qwen", true, "models/qwen2.5-tokenizer"}),
+                         ::testing::Values(Model{"demo", {false, "models/demo"}},
+                                           Model{"qwen", {true, "models/qwen2.5-tokenizer"}}),
                          [](const ::testing::TestParamInfo<Model>& model) {
                            return model.param.name;
                          });

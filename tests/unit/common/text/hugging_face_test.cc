@@ -12,6 +12,7 @@
 #include "common/text/tokenizer.h"
 #include "tests/testing/paths.h"
 #include "tests/testing/status_matchers.h"
+#include "tests/unit/common/text/published_tokenizer.h"
 
 namespace longhaul::text {
 namespace {
@@ -21,8 +22,7 @@ using Json = nlohmann::json;
 struct Model {
   const char* name;
   const char* cases;
-  bool shared;  // lies beside the checkout on some machines
-  const char* directory;
+  PublishedTokenizer tokenizer;
 };
 
 std::ostream& operator<<(std::ostream& out, const Model& model) { return out << model.name; }
@@ -31,17 +31,11 @@ class HuggingFace : public ::testing::TestWithParam<Model> {
  protected:
   void SetUp() override {
     const Model& model = GetParam();
-    const std::string directory =
-        model.shared ? testing::SharedPath(model.directory) : testing::SourcePath(model.directory);
+    const std::string directory = model.tokenizer.Find();
     if (directory.empty()) {
-      GTEST_SKIP() << "skipped: LONGHAUL_SHARED has no " << model.directory;
+      GTEST_SKIP() << "skipped: LONGHAUL_SHARED has no " << model.tokenizer.directory;
     }
-    // Loaded once a program: the real vocabulary takes a while.
-    static std::map<std::string, std::unique_ptr<Tokenizer>> loaded;
-    if (loaded[directory] == nullptr) {
-      ASSERT_OK_AND_ASSIGN(loaded[directory], Tokenizer::Load(directory));
-    }
-    tokenizer_ = loaded[directory].get();
+    tokenizer_ = &LoadedTokenizer(directory);
     directory_ = directory;
     std::ifstream file(testing::SourcePath(model.cases));
     cases_ = Json::parse(file);
@@ -102,9 +96,9 @@ TEST_P(HuggingFace, GivesTheSameChats) {
 
 INSTANTIATE_TEST_SUITE_P(
     , HuggingFace,
-    ::testing::Values(Model{"Demo", "tests/data/tokenizer_demo.json", false, "models/demo"},
-                      Model{"Qwen", "tests/data/tokenizer_qwen.json", true,
-                            "models/qwen2.5-tokenizer"}),
+    ::testing::Values(
+        Model{"Demo", "tests/data/tokenizer_demo.json", {false, "models/demo"}},
+        Model{"Qwen", "tests/data/tokenizer_qwen.json", {true, "models/qwen2.5-tokenizer"}}),
     [](const ::testing::TestParamInfo<Model>& model) { return model.param.name; });
 
 }  // namespace

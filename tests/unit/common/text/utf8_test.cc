@@ -94,5 +94,21 @@ TEST(Utf8, PiecesInAnyCutGiveTheTextOfTheWhole) {
   }
 }
 
+TEST(Utf8, FindsTheFirstWrongByte) {
+  struct Case {
+    std::string text;
+    size_t offset;
+  };
+  for (const Case& item : {Case{"", std::string::npos}, Case{"é€😀\U0010FFFF", std::string::npos},
+                           Case{std::string(1, '\0'), std::string::npos}, Case{"\x80", 0},
+                           Case{"a\xC0\x80", 1},         // longer than needed
+                           Case{"ab\xED\xA0\x80", 2},    // a surrogate
+                           Case{"\xF4\x90\x80\x80", 0},  // above U+10FFFF
+                           Case{"é\xE2\x82", 2},         // cut
+                           Case{"\xEF\xBF\xBE", std::string::npos}}) {
+    EXPECT_EQ(FindInvalidUtf8(item.text), item.offset) << ::testing::PrintToString(item.text);
+  }
+}
+
 }  // namespace
 }  // namespace longhaul::text
