@@ -299,9 +299,9 @@ void Dispatcher::FinishChoice(LiveRequest& request, ChoiceState& choice, FinishR
   LOG(INFO) << "request=" << request.arrival().id.ToString()
             << " choice=" << choice.waiting.key.choice
             << " event=finished tokens=" << choice.output->num_tokens();
-  if (!request.FinishChoice(choice.waiting.key.choice, reason)) return;
-  metrics_.RequestFinished(reason);
-  Forget(request);
+  // Counted before the client sees the end: who has it may look at the metrics at once.
+  if (request.one_choice_left()) metrics_.RequestFinished(reason);
+  if (request.FinishChoice(choice.waiting.key.choice, reason)) Forget(request);
 }
 
 void Dispatcher::Fail(LiveRequest& request, const absl::Status& status) {

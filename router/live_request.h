@@ -77,6 +77,8 @@ class LiveRequest {
   // Returns true if a stop string ended the choice; FinishChoice is then to be called.
   bool Deliver(int32_t choice, std::vector<GeneratedToken> tokens, absl::Time now);
 
+  // True if the next FinishChoice is the last.
+  bool one_choice_left() const { return num_done_ + 1 == static_cast<int32_t>(choices_.size()); }
   // Returns true if all choices are done now.
   bool FinishChoice(int32_t choice, FinishReason reason);
 
