@@ -21,6 +21,7 @@ struct SamplingParams {
   uint64_t seed = 0;
   std::vector<std::pair<TokenId, float>> logit_bias;  // ascending ids; values in [-100, 100]
   std::optional<int32_t> top_logprobs;                // 0..20; present = report logprobs
+  std::optional<int32_t> prompt_logprobs;             // the same for the prompt's tokens
 };
 
 // When generation ends, every default resolved.
@@ -36,7 +37,7 @@ struct TokenLogprob {
   float logprob = 0;  // natural logarithm
 };
 
-// One sampled token, with its logprobs if they were asked for.
+// One sampled token, or one of a prompt, with its logprobs if they were asked for.
 struct GeneratedToken {
   TokenId token = 0;
   std::optional<float> logprob;

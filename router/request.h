@@ -27,6 +27,7 @@ struct SamplingOptions {
   std::optional<uint64_t> seed;
   std::vector<std::pair<TokenId, float>> logit_bias;
   std::optional<int64_t> top_logprobs;
+  std::optional<int64_t> prompt_logprobs;  // alternatives for each token of the prompt
 };
 
 struct ChatInput {
@@ -54,6 +55,7 @@ struct GenerateRequest {
   std::vector<std::string> stop;
   int64_t num_choices = 1;
   int32_t priority = 0;
+  bool echo = false;  // PromptEvents with the prompt's text come before the first delta
   // Keep the last so many prompt tokens; -1 = as many as leave room for max_tokens.
   std::optional<int64_t> truncate_prompt_tokens;
   absl::Time arrival = absl::InfinitePast();  // set by Intake::Submit
@@ -87,6 +89,15 @@ struct QueuedEvent {
   int32_t position = 0;  // requests of this router ahead of this one
   std::optional<double> predicted_wait_seconds;
   int32_t prompt_tokens = 0;
+};
+
+// The next tokens of the prompt, in order; with echo their text. Without logprobs one event has the
+// whole text and no tokens.
+struct PromptEvent {
+  int32_t choice = 0;
+  std::string text;                    // whole UTF-8 sequences; empty without echo
+  int32_t begin = 0;                   // position of tokens[0]
+  std::vector<GeneratedToken> tokens;  // the prompt's first token has no logprob
 };
 
 struct DeltaEvent {

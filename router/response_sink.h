@@ -8,9 +8,10 @@ namespace longhaul::router {
 // Where the events of one request go: a gRPC stream or an HTTP response.
 //
 // Calls come one after another (from the intake pool until OnQueued, then from the dispatch
-// thread), in the order Queued, Progress*, Delta*, Finished for each choice; or OnError once at any
-// point, after which nothing comes. An implementation returns at once: it buffers (output is small:
-// at most max_tokens tokens a choice) and writes from its own threads.
+// thread), in the order Queued, then Progress and Prompt, Delta*, Finished for each choice; or
+// OnError once at any point, after which nothing comes. An implementation returns at once: it
+// buffers (output is small: at most max_tokens tokens a choice and its echoed prompt) and writes
+// from its own threads.
 //
 // Ownership: the router holds a shared_ptr from Submit until the last Finished or OnError.
 class ResponseSink {
@@ -18,6 +19,7 @@ class ResponseSink {
   virtual ~ResponseSink() = default;
   virtual void OnQueued(const QueuedEvent& event) = 0;
   virtual void OnProgress(const ProgressEvent& event) = 0;
+  virtual void OnPrompt(const PromptEvent& event) = 0;
   virtual void OnDelta(const DeltaEvent& event) = 0;
   // `all_done` marks the last choice.
   virtual void OnFinished(const FinishedEvent& event, bool all_done) = 0;

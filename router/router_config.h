@@ -23,6 +23,7 @@ struct RouterConfig {
   int32_t max_queued = 1024;
   int32_t max_prompt_mib = 2048;
   int32_t max_request_mib = 64;
+  int32_t max_prompt_logprobs_tokens = 32768;
   double default_timeout_seconds = 3600;
   double max_timeout_seconds = 86400;
   double worker_wait_seconds = 60;
@@ -53,6 +54,8 @@ void VisitFields(V&& v, RouterConfig& c) {
   v("max-prompt-mib", c.max_prompt_mib, Bounds{64, 1 << 20},
     "MiB of prompts of live requests; more are refused.");
   v("max-request-mib", c.max_request_mib, Bounds{1, 1024}, "MiB of one request, gRPC or REST.");
+  v("max-prompt-logprobs-tokens", c.max_prompt_logprobs_tokens, Bounds{1, 1 << 20},
+    "Longest prompt whose logprobs may be asked for, tokens.");
   v("default-timeout-seconds", c.default_timeout_seconds, Bounds{1, 30 * 86400.0},
     "Time a request may take if it names none, seconds.");
   v("max-timeout-seconds", c.max_timeout_seconds, Bounds{1, 30 * 86400.0},

@@ -49,6 +49,9 @@ void FillHeader(const ExecutionSpec& spec, absl::Time now, v1::ExecuteHeader& he
   if (spec.sampling.top_logprobs) {
     header.set_top_logprobs(static_cast<uint32_t>(*spec.sampling.top_logprobs));
   }
+  if (spec.sampling.prompt_logprobs) {
+    header.set_prompt_logprobs(static_cast<uint32_t>(*spec.sampling.prompt_logprobs));
+  }
   if (spec.deadline != absl::InfiniteFuture()) {
     header.set_deadline_seconds(std::max(0.0, absl::ToDoubleSeconds(spec.deadline - now)));
   }
@@ -108,6 +111,12 @@ std::optional<ExecutionEvent> FromProto(const v1::ExecuteEvent& event) {
       TokensEvent tokens;
       for (const auto& token : event.tokens().tokens()) tokens.tokens.push_back(FromProto(token));
       return tokens;
+    }
+    case v1::ExecuteEvent::kPromptLogprobs: {
+      const v1::PromptLogprobs& from = event.prompt_logprobs();
+      PromptLogprobsEvent prompt{.begin = static_cast<int32_t>(from.begin())};
+      for (const auto& token : from.tokens()) prompt.tokens.push_back(FromProto(token));
+      return prompt;
     }
     case v1::ExecuteEvent::kFinished:
       return FromProto(event.finished());

@@ -41,6 +41,11 @@ struct RejectedEvent {
 struct TokensEvent {
   std::vector<GeneratedToken> tokens;
 };
+// Logprobs of the prompt's tokens from position `begin` on, begin > 0.
+struct PromptLogprobsEvent {
+  int32_t begin = 0;
+  std::vector<GeneratedToken> tokens;
+};
 // The leader is done. `error` is not OK if generation failed; then `reason` means nothing.
 struct ResultEvent {
   FinishReason reason = FinishReason::kStop;
@@ -53,7 +58,8 @@ struct EndedEvent {
   absl::Status status;
 };
 using ExecutionEvent =
-    std::variant<AdmittedEvent, RejectedEvent, ProgressEvent, TokensEvent, ResultEvent, EndedEvent>;
+    std::variant<AdmittedEvent, RejectedEvent, ProgressEvent, PromptLogprobsEvent, TokensEvent,
+                 ResultEvent, EndedEvent>;
 
 // One Execute stream. Thread-compatible: its owner is the dispatch thread.
 class Execution {

@@ -119,6 +119,7 @@ void RestCall::OnEvent(const RestEvent& event) {
                      exchange->SendEvent(encoder_->ProgressChunk(progress));
                    }
                  },
+                 [](const PromptEvent&) {},
                  [this](const DeltaEvent& delta) {
                    if (!shape_.stream) return encoder_->Add(delta);
                    StartStream();

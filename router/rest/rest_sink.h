@@ -16,7 +16,7 @@ struct FinishedChoice {
 
 // One call of the ResponseSink as a value; absl::Status is OnError.
 using RestEvent =
-    std::variant<QueuedEvent, ProgressEvent, DeltaEvent, FinishedChoice, absl::Status>;
+    std::variant<QueuedEvent, ProgressEvent, PromptEvent, DeltaEvent, FinishedChoice, absl::Status>;
 
 // Brings the events of one request from the router's threads to the strand of its connection.
 //
@@ -33,6 +33,7 @@ class RestSink final : public ResponseSink {
 
   void OnQueued(const QueuedEvent& event) override { Put(event); }
   void OnProgress(const ProgressEvent& event) override { Put(event); }
+  void OnPrompt(const PromptEvent& event) override { Put(event); }
   void OnDelta(const DeltaEvent& event) override { Put(event); }
   void OnFinished(const FinishedEvent& event, bool all_done) override {
     Put(FinishedChoice{event, all_done});

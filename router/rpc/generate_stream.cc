@@ -35,6 +35,7 @@ void GenerateStream::OnQueued(const QueuedEvent& event) {
   Enqueue(ToProto(event, params_.client_request_id));
 }
 void GenerateStream::OnProgress(const ProgressEvent& event) { Enqueue(ToProto(event)); }
+void GenerateStream::OnPrompt(const PromptEvent& event) { Enqueue(ToProto(event)); }
 void GenerateStream::OnDelta(const DeltaEvent& event) { Enqueue(ToProto(event)); }
 void GenerateStream::OnFinished(const FinishedEvent& event, bool all_done) {
   Enqueue(ToProto(event));

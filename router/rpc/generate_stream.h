@@ -44,6 +44,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
 
   void OnQueued(const QueuedEvent& event) override;
   void OnProgress(const ProgressEvent& event) override;
+  void OnPrompt(const PromptEvent& event) override;
   void OnDelta(const DeltaEvent& event) override;
   void OnFinished(const FinishedEvent& event, bool all_done) override;
   void OnError(const absl::Status& status) override;

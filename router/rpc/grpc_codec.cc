@@ -48,6 +48,16 @@ text::ChatMessage FromProto(const v1::ChatMessage& from) {
   return to;
 }
 
+void FillToken(const GeneratedToken& from, v1::GeneratedToken& to) {
+  to.set_token_id(static_cast<uint32_t>(from.token));
+  if (from.logprob) to.set_logprob(*from.logprob);
+  for (const TokenLogprob& top : from.top_logprobs) {
+    v1::TokenLogprob& logprob = *to.add_top_logprobs();
+    logprob.set_token_id(static_cast<uint32_t>(top.token));
+    logprob.set_logprob(top.logprob);
+  }
+}
+
 v1::FinishReason ToProto(FinishReason reason) {
   switch (reason) {
     case FinishReason::kStop:
@@ -113,21 +123,22 @@ v1::GenerateEvent ToProto(const ProgressEvent& event) {
   return to;
 }
 
+v1::GenerateEvent ToProto(const PromptEvent& event) {
+  v1::GenerateEvent to;
+  v1::PromptTokens& prompt = *to.mutable_prompt_tokens();
+  prompt.set_choice(static_cast<uint32_t>(event.choice));
+  prompt.set_text(event.text);
+  prompt.set_begin(static_cast<uint32_t>(event.begin));
+  for (const GeneratedToken& token : event.tokens) FillToken(token, *prompt.add_tokens());
+  return to;
+}
+
 v1::GenerateEvent ToProto(const DeltaEvent& event) {
   v1::GenerateEvent to;
   v1::Delta& delta = *to.mutable_delta();
   delta.set_choice(static_cast<uint32_t>(event.choice));
   delta.set_text(event.text);
-  for (const GeneratedToken& token : event.tokens) {
-    v1::GeneratedToken& generated = *delta.add_tokens();
-    generated.set_token_id(static_cast<uint32_t>(token.token));
-    if (token.logprob) generated.set_logprob(*token.logprob);
-    for (const TokenLogprob& top : token.top_logprobs) {
-      v1::TokenLogprob& logprob = *generated.add_top_logprobs();
-      logprob.set_token_id(static_cast<uint32_t>(top.token));
-      logprob.set_logprob(top.logprob);
-    }
-  }
+  for (const GeneratedToken& token : event.tokens) FillToken(token, *delta.add_tokens());
   return to;
 }
 

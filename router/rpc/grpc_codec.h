@@ -20,6 +20,7 @@ GenerateRequest FromProto(const v1::CompleteRequest& from);
 
 v1::GenerateEvent ToProto(const QueuedEvent& event, const std::string& request_id);
 v1::GenerateEvent ToProto(const ProgressEvent& event);
+v1::GenerateEvent ToProto(const PromptEvent& event);
 v1::GenerateEvent ToProto(const DeltaEvent& event);
 v1::GenerateEvent ToProto(const FinishedEvent& event);
 v1::Model ToProto(const ModelInfo& model);

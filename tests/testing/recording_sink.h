@@ -18,6 +18,7 @@ namespace longhaul::testing {
 struct RecordedResponse {
   std::optional<router::QueuedEvent> queued;
   std::vector<router::ProgressEvent> progress;
+  std::vector<router::PromptEvent> prompt;
   std::vector<router::DeltaEvent> deltas;
   std::vector<router::FinishedEvent> finished;
   std::optional<absl::Status> error;
@@ -53,6 +54,13 @@ class RecordingSink final : public router::ResponseSink {
     Record([&](RecordedResponse& r) {
       CHECK(r.queued.has_value()) << "Progress before Queued";
       r.progress.push_back(event);
+    });
+  }
+  void OnPrompt(const router::PromptEvent& event) override {
+    Record([&](RecordedResponse& r) {
+      CHECK(r.queued.has_value()) << "Prompt before Queued";
+      for (const auto& d : r.deltas) CHECK(d.choice != event.choice) << "Prompt after Delta";
+      r.prompt.push_back(event);
     });
   }
   void OnDelta(const router::DeltaEvent& event) override {
