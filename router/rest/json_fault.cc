@@ -9,8 +9,6 @@
 namespace longhaul::router::rest {
 namespace {
 
-// Deeper levels are not named: a path is for reading.
-constexpr size_t kMaxPathDepth = 128;
 constexpr size_t kMaxKeyBytes = 64;
 
 // Follows the structure of a JSON text as far as a path needs it. Lenient: a text that is no JSON
@@ -48,12 +46,18 @@ class PathWalker {
     return {std::move(path), std::move(reason)};
   }
 
+  // Of the document as a whole: a path of that many levels is not for reading.
+  static JsonFault TooDeep() {
+    return {"",
+            "is JSON nested deeper than the limit of " + std::to_string(kMaxJsonDepth) + " levels"};
+  }
+
   std::optional<JsonFault> Step() {
     const char c = json_[offset_];
     switch (c) {
       case '{':
       case '[':
-        if (levels_.size() >= kMaxPathDepth) return Fault("is nested too deep");
+        if (levels_.size() >= kMaxJsonDepth) return TooDeep();
         levels_.push_back({.is_object = c == '{', .expects_key = c == '{'});
         break;
       case '}':

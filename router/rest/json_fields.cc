@@ -8,7 +8,6 @@
 #include "common/status_macros.h"
 #include "common/text/utf8.h"
 #include "router/error_detail.h"
-#include "router/rest/json_fault.h"
 
 namespace longhaul::router::rest {
 namespace {
@@ -36,6 +35,13 @@ std::string TypeName(element value) {
   }
 }
 
+// The parser refuses everything that is not UTF-8, but lets an escaped low surrogate through when
+// it stands alone.
+absl::Status LoneSurrogate(const std::string& path) {
+  return InvalidField(path,
+                      absl::StrCat(path, " has a surrogate without its partner (\\ud800-\\udfff)"));
+}
+
 // Reads a field with `read` if it is there.
 template <typename Read>
 auto Optional(const JsonFields& fields, std::string_view name, Read read) -> absl::StatusOr<
@@ -59,11 +65,7 @@ absl::StatusOr<std::string> StringAt(element value, const std::string& path) {
   if (value.get_string().get(text) != simdjson::SUCCESS) {
     return WrongType(value, path, "a string");
   }
-  // The parser lets an escaped low surrogate through when it stands alone.
-  if (text::FindInvalidUtf8(text) != std::string_view::npos) {
-    return InvalidField(
-        path, absl::StrCat(path, " has a surrogate without its partner (\\ud800-\\udfff)"));
-  }
+  if (text::FindInvalidUtf8(text) != std::string_view::npos) return LoneSurrogate(path);
   return std::string(text);
 }
 
@@ -90,6 +92,16 @@ absl::StatusOr<int64_t> IntegerAt(element value, const std::string& path, int64_
   return integer;
 }
 
+absl::StatusOr<std::string> JsonTextAt(element value, const std::string& path) {
+  std::ostringstream stream;
+  stream << simdjson::minify(value);
+  std::string json = std::move(stream).str();
+  if (text::FindInvalidUtf8(json) == std::string_view::npos) return json;
+  const JsonFault fault = FindJsonFault(json).value_or(JsonFault{});
+  const bool is_field = !fault.path.empty() && fault.path.front() != '[';
+  return LoneSurrogate(absl::StrCat(path, is_field ? "." : "", fault.path));
+}
+
 absl::StatusOr<JsonFields> ObjectAt(element value, const std::string& path) {
   simdjson::dom::object object;
   if (value.get_object().get(object) != simdjson::SUCCESS) {
@@ -103,9 +115,12 @@ std::string JsonFields::PathOf(std::string_view name) const {
 }
 
 std::optional<element> JsonFields::Find(std::string_view name) const {
-  element value;
-  if (object_.at_key(name).get(value) != simdjson::SUCCESS || value.is_null()) return std::nullopt;
-  return value;
+  std::optional<element> found;
+  for (const auto [key, value] : object_) {
+    if (key == name) found = value;
+  }
+  if (found.has_value() && found->is_null()) return std::nullopt;
+  return found;
 }
 
 absl::StatusOr<std::optional<std::string>> JsonFields::String(std::string_view name) const {

@@ -10,10 +10,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "router/rest/json_fault.h"
 
 namespace longhaul::router::rest {
 
-// A JSON object as typed fields whose errors name the field. Absent and null are the same.
+// A JSON object as typed fields whose errors name the field. Absent and null are the same. Of a
+// name that is there twice the last counts, as for Python's and JavaScript's parsers.
 //
 // A view into a JsonDocument, which outlives it. Errors: kInvalidArgument with the field's full
 // path (router/error_detail.h); the message has the value and the limit.
@@ -50,6 +52,8 @@ absl::StatusOr<std::string> StringAt(simdjson::dom::element value, const std::st
 absl::StatusOr<int64_t> IntegerAt(simdjson::dom::element value, const std::string& path,
                                   int64_t min, int64_t max);
 absl::StatusOr<double> NumberAt(simdjson::dom::element value, const std::string& path);
+// Its own text without spaces.
+absl::StatusOr<std::string> JsonTextAt(simdjson::dom::element value, const std::string& path);
 absl::StatusOr<JsonFields> ObjectAt(simdjson::dom::element value, const std::string& path);
 
 // "field must be what, got a string".
@@ -59,8 +63,8 @@ absl::Status WrongType(simdjson::dom::element value, const std::string& path,
 // A whole request body. Owns what the views of it point into.
 class JsonDocument {
  public:
-  // Deeper texts are refused.
-  static constexpr size_t kMaxDepth = 64;
+  // Objects and arrays in each other; deeper texts are refused.
+  static constexpr size_t kMaxDepth = kMaxJsonDepth;
   // Fields of the top-level object; each is looked up by walking.
   static constexpr size_t kMaxTopFields = 256;
 

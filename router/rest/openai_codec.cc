@@ -1,7 +1,7 @@
 #include "router/rest/openai_codec.h"
 
+#include <algorithm>
 #include <limits>
-#include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -150,9 +150,8 @@ absl::StatusOr<std::vector<std::string>> DecodeTools(const JsonFields& body) {
     ASSIGN_OR_RETURN(const std::optional<JsonFields> function, tool.Object("function"));
     if (!function.has_value()) return Missing(tool.PathOf("function"));
     RETURN_IF_ERROR(RequiredString(*function, "name"));
-    std::ostringstream text;
-    text << simdjson::minify(item);
-    tools.push_back(text.str());
+    ASSIGN_OR_RETURN(std::string text, JsonTextAt(item, path));
+    tools.push_back(std::move(text));
   }
   if (none) tools.clear();
   return tools;
@@ -202,7 +201,9 @@ absl::StatusOr<std::vector<std::pair<TokenId, float>>> DecodeLogitBias(const Jso
   }
   for (const auto [key, value] : fields->object()) {
     int32_t id = 0;
-    if (!absl::SimpleAtoi(absl::string_view(key.data(), key.size()), &id) || id < 0) {
+    // As ids are written: no sign, space or leading zero, which SimpleAtoi would let pass.
+    if (!absl::SimpleAtoi(absl::string_view(key.data(), key.size()), &id) || id < 0 ||
+        absl::StrCat(id) != key) {
       return Unsupported("logit_bias", absl::StrCat("has the key \"", std::string(key),
                                                     "\", expected a token id"));
     }
@@ -211,7 +212,12 @@ absl::StatusOr<std::vector<std::pair<TokenId, float>>> DecodeLogitBias(const Jso
     if (bias < -100 || bias > 100) {
       return Unsupported(path, absl::StrCat("is ", bias, ", limit -100 to 100"));
     }
-    biases.emplace_back(id, static_cast<float>(bias));
+    const auto earlier = std::ranges::find(biases, id, &std::pair<TokenId, float>::first);
+    if (earlier != biases.end()) {  // of a key that is there twice the last counts
+      earlier->second = static_cast<float>(bias);
+    } else {
+      biases.emplace_back(id, static_cast<float>(bias));
+    }
   }
   return biases;
 }

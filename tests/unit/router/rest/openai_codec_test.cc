@@ -144,6 +144,12 @@ TEST(OpenAiCodec, RefusesWrongTypesAndRangesByName) {
       {R"("logit_bias":{"5":101})", "logit_bias.5", "limit -100 to 100"},
       {R"("logit_bias":{"five":1})", "logit_bias", "\"five\""},
       {R"("logit_bias":{"-1":1})", "logit_bias", "\"-1\""},
+      {R"("logit_bias":{" 1":1})", "logit_bias", "the key \" 1\", expected a token id"},
+      {R"("logit_bias":{"+1":1})", "logit_bias", "\"+1\""},
+      {R"("logit_bias":{"01":1})", "logit_bias", "\"01\""},
+      {R"("logit_bias":{"1 ":1})", "logit_bias", "\"1 \""},
+      {R"("logit_bias":{"":1})", "logit_bias", "\"\""},
+      {R"("logit_bias":{"2147483648":1})", "logit_bias", "\"2147483648\""},
       {R"("top_logprobs":3)", "top_logprobs", "needs logprobs"},
       {R"("logprobs":true,"top_logprobs":21)", "top_logprobs", "limit 0 to 20"},
       {R"("stop_token_ids":[4294967296])", "stop_token_ids[0]", "4294967296"},
@@ -157,6 +163,9 @@ TEST(OpenAiCodec, RefusesWrongTypesAndRangesByName) {
       {R"("user":"\ud800")", "user", "surrogate"},
       {R"("user":"\udc00x")", "user", "surrogate"},
       {"\"user\":\"\xff\"", "user", "invalid UTF-8"},
+      {R"("stop":["a","\ude00\ud83d"])", "stop[1]", "surrogate"},
+      {R"("tools":[{"type":"function","function":{"name":"f","description":"\udc00"}}])",
+       "tools[0].function.description", "surrogate"},
   };
   for (const Refusal& refusal : refusals) {
     SCOPED_TRACE(refusal.fields);
@@ -199,14 +208,37 @@ TEST(OpenAiCodec, RefusesWhatIsNoJsonObject) {
   }
 }
 
+TEST(OpenAiCodec, OfANameThatIsThereTwiceTheLastCounts) {
+  ASSERT_OK_AND_ASSIGN(
+      const OpenAiRequest last,
+      Chat(Body(R"("top_k":"no","top_k":5,"top_p":0.5,"top_p":null,"logit_bias":{"7":1},)"
+                R"("logit_bias":{"8":1,"9":2,"8":3})")));
+  EXPECT_EQ(last.request.sampling.top_k, 5);
+  EXPECT_EQ(last.request.sampling.top_p, std::nullopt);
+  EXPECT_THAT(last.request.sampling.logit_bias,
+              ElementsAre(std::pair<TokenId, float>(8, 3), std::pair<TokenId, float>(9, 2)));
+  EXPECT_EQ(DetailOf(Chat(Body(R"("top_k":5,"top_k":"no")")).status()).field, "top_k");
+}
+
 TEST(OpenAiCodec, RefusesDeepNesting) {
   const auto nested = [](size_t levels) {
     return Body(R"("x":)" + std::string(levels, '[') + std::string(levels, ']'));
   };
   EXPECT_OK(Chat(nested(JsonDocument::kMaxDepth - 2)));
   EXPECT_THAT(Chat(nested(JsonDocument::kMaxDepth + 1)),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("deeper")));
-  EXPECT_FALSE(Chat(nested(1 << 20)).ok());
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("nested deeper than the limit of 64 levels")));
+  // Without an end, and where another fault follows.
+  for (const char* level : {"[", "{\"a\":"}) {
+    std::string deep = R"({"x":)";
+    for (int i = 0; i < 10000; i++) deep += level;
+    for (const char* end : {"", "\xff", "\"\\ud800\""}) {
+      EXPECT_THAT(Chat(deep + end),
+                  StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("limit of 64 levels")));
+    }
+  }
+  EXPECT_THAT(Chat(nested(1 << 20)),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("limit of 64 levels")));
 }
 
 TEST(OpenAiCodec, ReadsTokenizeAndDetokenize) {
