@@ -10,6 +10,7 @@
 #include "router/rest/openai_codec.h"
 #include "router/rest/openai_encoder.h"
 #include "router/rest/openai_error.h"
+#include "router/rest/openapi_document.h"
 #include "router/rest/request_body.h"
 
 namespace longhaul::router::rest {
@@ -31,6 +32,7 @@ constexpr Route kRoutes[] = {
     {"/ready", false},
     {"/metrics", false},
     {"/version", false},
+    {"/openapi.json", false},
 };
 
 std::optional<Route> FindRoute(std::string_view path) {
@@ -85,6 +87,7 @@ HttpReply RestRoutes::Get(const std::string& path) const {
     return {.status = 503, .body = R"({"status":"no group is ready"})"};
   }
   if (path == "/version") return {.body = R"({"version":")" LONGHAUL_VERSION R"("})"};
+  if (path == "/openapi.json") return {.body = std::string(OpenApiDocument())};
   if (path == "/v1/models") return {.body = ModelListBody(context_.intake.Models())};
   if (path == "/metrics") {
     return {.content_type = "text/plain; version=0.0.4; charset=utf-8",

@@ -18,7 +18,8 @@ namespace longhaul::router::rest {
 //   POST /v1/chat/completions, /v1/completions       generation (RestCall)
 //   POST /tokenize, /detokenize                      on the decode pool
 //   GET  /v1/models, /v1/models/{id}                 at once, on the connection's thread, as are
-//   GET  /health, /ready, /metrics, /version         these; HEAD works where GET does
+//   GET  /health, /ready, /metrics, /version,        these; HEAD works where GET does
+//        /openapi.json                               describes all of them (openapi.json)
 //
 // Thread-safe: holds no state of its own.
 class RestRoutes final : public HttpHandler {
