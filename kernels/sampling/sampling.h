@@ -3,11 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/logprobs/logprobs.h"
 #include "kernels/status.h"
 
 namespace longhaul::kernels {
-
-inline constexpr int32_t kMaxTopLogprobs = 20;
 
 // Chooses one token from one row of logits. The scores are changed in this order (that of Hugging
 // Face and vLLM), each step only if its parameter is not the neutral value:
@@ -49,12 +48,8 @@ struct SamplingParams {
   void* workspace = nullptr;
 };
 
-struct SamplingResult {
+struct SamplingResult : Logprobs {  // those of `token`
   int32_t token = -1;
-  float logprob = 0;                      // of `token`, natural log
-  int32_t num_top = 0;                    // min(num_top_logprobs, V)
-  int32_t top_ids[kMaxTopLogprobs] = {};  // most probable first; of equals the lowest id
-  float top_logprobs[kMaxTopLogprobs] = {};
 };
 
 // The uniform in [0, 1) that a draw uses: a pure function of its arguments (Philox4x32-10 keyed by

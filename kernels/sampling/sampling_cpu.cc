@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "kernels/sampling/sampling.h"
 
@@ -132,24 +131,6 @@ int32_t Draw(const SamplingParams& p, const Workspace& work, float max) {
   return chosen;
 }
 
-void FillLogprobs(const SamplingParams& p, const Workspace& work, float max,
-                  SamplingResult* result) {
-  double sum = 0;
-  for (int32_t id = 0; id < p.vocab_size; ++id) sum += std::exp(double{p.logits[id]} - max);
-  const double log_sum = max + std::log(sum);
-  const auto logprob = [&](int32_t id) { return static_cast<float>(p.logits[id] - log_sum); };
-  result->logprob = logprob(result->token);
-  result->num_top = std::min(p.num_top_logprobs, p.vocab_size);
-  if (result->num_top == 0) return;
-  std::iota(work.ids, work.ids + p.vocab_size, 0);
-  std::partial_sort(work.ids, work.ids + result->num_top, work.ids + p.vocab_size,
-                    ByValue{p.logits});
-  for (int32_t i = 0; i < result->num_top; ++i) {
-    result->top_ids[i] = work.ids[i];
-    result->top_logprobs[i] = logprob(work.ids[i]);
-  }
-}
-
 }  // namespace
 
 size_t SamplingWorkspaceBytes(int32_t vocab_size) {
@@ -158,12 +139,12 @@ size_t SamplingWorkspaceBytes(int32_t vocab_size) {
 
 KernelStatus SamplingCpu(const SamplingParams& p, SamplingResult* result) {
   if (!Valid(p)) return KernelStatus::kInvalidArgument;
-  float max_logit = -kInfinity;
+  bool any = false;
   for (int32_t id = 0; id < p.vocab_size; ++id) {
     if (!(p.logits[id] < kInfinity)) return KernelStatus::kNotFinite;  // NaN compares false
-    max_logit = std::max(max_logit, p.logits[id]);
+    any = any || p.logits[id] > -kInfinity;
   }
-  if (max_logit == -kInfinity) return KernelStatus::kNotFinite;
+  if (!any) return KernelStatus::kNotFinite;
 
   const Workspace work(p.workspace, p.vocab_size);
   ApplyPenalties(p, work.scores);
@@ -177,7 +158,12 @@ KernelStatus SamplingCpu(const SamplingParams& p, SamplingResult* result) {
   SamplingResult filled;
   filled.token =
       p.temperature == 0 ? static_cast<int32_t>(best - work.scores) : Draw(p, work, *best);
-  FillLogprobs(p, work, max_logit, &filled);
+  const LogprobsParams logprobs = {.logits = p.logits,
+                                   .vocab_size = p.vocab_size,
+                                   .token = filled.token,
+                                   .num_top = p.num_top_logprobs};
+  const KernelStatus status = LogprobsCpu(logprobs, &filled);
+  if (status != KernelStatus::kOk) return status;
   *result = filled;
   return KernelStatus::kOk;
 }
