@@ -41,11 +41,14 @@ Dispatcher::Dispatcher(const DispatcherOptions& options, const text::Tokenizer& 
     : options_(options),
       tokenizer_(tokenizer),
       cluster_(cluster),
-      workers_(workers),
       clock_(clock),
       metrics_(metrics),
       mailbox_(MailboxCapacity(options)),
       queue_(static_cast<size_t>(options.max_queued)),
+      executions_(workers,
+                  [this](uint64_t number, ExecutionEvent event) {
+                    Post(ExecutionMessage{number, std::move(event)});
+                  }),
       thread_([this] { Run(); }) {}
 
 Dispatcher::~Dispatcher() { Stop(absl::ZeroDuration()); }
@@ -191,22 +194,17 @@ void Dispatcher::Handle(StopMessage message) {
 }
 
 void Dispatcher::Handle(ExecutionMessage message) {
-  const auto entry = executions_.find(message.execution);
-  CHECK(entry != executions_.end()) << "execution=" << message.execution << " is unknown";
-  const bool detached = entry->second.detached;
-  const ExecutionKey key = entry->second.key;
+  const std::optional<ExecutionKey> key = executions_.Find(message.execution);
   const auto* ended = std::get_if<EndedEvent>(&message.event);
-  Execution* const call = entry->second.call.get();
-  std::unique_ptr<Execution> over;
-  if (ended != nullptr) over = std::move(executions_.extract(entry).mapped().call);
-  if (!detached) {
-    LiveRequest& request = requests_.at(key.request);
-    ChoiceState& choice = request.choices().at(static_cast<size_t>(key.choice));
+  if (ended != nullptr) executions_.Remove(message.execution);
+  if (key) {
+    LiveRequest& request = requests_.at(key->request);
+    ChoiceState& choice = request.choices().at(static_cast<size_t>(key->choice));
     if (ended == nullptr) {
       OnEvent(request, choice, std::move(message.event));
     } else {
       choice.execution = 0;
-      charges_.Drop(key);
+      charges_.Drop(*key);
       OnFailure(request, choice,
                 ended->status.ok()
                     ? absl::UnavailableError(absl::StrCat("worker ", choice.group.address,
@@ -214,7 +212,7 @@ void Dispatcher::Handle(ExecutionMessage message) {
                     : ended->status);
     }
   }
-  if (ended == nullptr) call->Resume();
+  if (ended == nullptr) executions_.Resume(message.execution);
 }
 
 void Dispatcher::OnEvent(LiveRequest& request, ChoiceState& choice, ExecutionEvent event) {
@@ -239,11 +237,20 @@ void Dispatcher::OnEvent(LiveRequest& request, ChoiceState& choice, ExecutionEve
     }
     choice.processed_tokens = progress->processed_tokens;
     request.Progress(key.choice, *progress);
+  } else if (auto* prompt = std::get_if<PromptLogprobsEvent>(&event)) {
+    OnPromptLogprobs(request, choice, std::move(*prompt));
   } else if (auto* tokens = std::get_if<TokensEvent>(&event)) {
     OnTokens(request, choice, std::move(*tokens));
   } else if (const auto* result = std::get_if<ResultEvent>(&event)) {
     OnResult(request, choice, *result);
   }
+}
+
+void Dispatcher::OnPromptLogprobs(LiveRequest& request, ChoiceState& choice,
+                                  PromptLogprobsEvent event) {
+  const absl::Status told =
+      request.DeliverPrompt(choice.waiting.key.choice, event.begin, std::move(event.tokens));
+  if (!told.ok()) Fail(request, told);
 }
 
 void Dispatcher::OnTokens(LiveRequest& request, ChoiceState& choice, TokensEvent event) {
@@ -253,6 +260,9 @@ void Dispatcher::OnTokens(LiveRequest& request, ChoiceState& choice, TokensEvent
   if (!choice.prefill_began) {
     choice.prefill_began = true;
     charges_.PrefillBegan(choice.waiting.key);
+  }
+  if (const absl::Status told = request.FinishPrompt(choice.waiting.key.choice); !told.ok()) {
+    return Fail(request, told);
   }
   if (request.Deliver(choice.waiting.key.choice, std::move(event.tokens), now)) {
     FinishChoice(request, choice, FinishReason::kStop);
@@ -296,6 +306,10 @@ void Dispatcher::OnFailure(LiveRequest& request, ChoiceState& choice, const absl
 
 void Dispatcher::FinishChoice(LiveRequest& request, ChoiceState& choice, FinishReason reason) {
   Detach(choice);
+  if (reason != FinishReason::kCancelled) {
+    const absl::Status told = request.FinishPrompt(choice.waiting.key.choice);
+    if (!told.ok()) return Fail(request, told);
+  }
   LOG(INFO) << "request=" << request.arrival().id.ToString()
             << " choice=" << choice.waiting.key.choice
             << " event=finished tokens=" << choice.output->num_tokens();
@@ -328,9 +342,7 @@ void Dispatcher::Forget(LiveRequest& request) {
 
 void Dispatcher::Detach(ChoiceState& choice) {
   if (choice.execution == 0) return;
-  RunningExecution& running = executions_.at(choice.execution);
-  running.detached = true;
-  running.call->Cancel();
+  executions_.Detach(choice.execution);
   choice.execution = 0;
   charges_.Cancelled(choice.waiting.key, *cluster_.view(),
                      requests_.at(choice.waiting.key.request).prompt_tokens(),
@@ -432,9 +444,7 @@ void Dispatcher::Start(const WaitingExecution& waiting, const Group& group,
   const ExecutionKey key = waiting.key;
   LiveRequest& request = requests_.at(key.request);
   ChoiceState& choice = request.choices().at(static_cast<size_t>(key.choice));
-  const uint64_t number = next_execution_++;
   choice.waiting = waiting;
-  choice.execution = number;
   choice.group = GroupLife{group.address, group.incarnation};
   charges_.Charge(key, choice.group, charge);
   const absl::Duration waited = clock_.Now() - choice.queued_at;
@@ -444,27 +454,10 @@ void Dispatcher::Start(const WaitingExecution& waiting, const Group& group,
             << " event=dispatched queue_seconds=" << absl::ToDoubleSeconds(waited)
             << " retries=" << choice.retries;
 
-  const PreparedRequest& prepared = request.request();
-  const auto offset = static_cast<uint64_t>(key.choice);
-  ExecutionSpec spec{
-      // Choices are requests of their own to a leader; a retry carries the same id and seed.
-      .id = {.high = key.request.high, .low = key.request.low + offset},
-      .model = group.limits.model,
-      .model_digest = group.limits.model_digest,
-      .prompt = prepared.prompt,
-      .sampling = prepared.sampling,
-      .stop = prepared.stop,
-      .deadline = request.arrival().deadline,
-      .priority = prepared.priority,
-      .traceparent = prepared.traceparent,
-  };
-  spec.sampling.seed += offset;
-  RunningExecution& running = executions_[number];
-  running.key = key;
-  running.call =
-      workers_.Start(group.address, std::move(spec), [this, number](ExecutionEvent event) {
-        Post(ExecutionMessage{number, std::move(event)});
-      });
+  ExecutionSpec spec = request.Spec(key.choice);
+  spec.model = group.limits.model;
+  spec.model_digest = group.limits.model_digest;
+  choice.execution = executions_.Start(key, group.address, std::move(spec));
 }
 
 void Dispatcher::ExpireDeadlines() {

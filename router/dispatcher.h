@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -23,6 +22,7 @@
 #include "router/placement.h"
 #include "router/prepare_request.h"
 #include "router/router_metrics.h"
+#include "router/running_executions.h"
 #include "router/worker_client.h"
 
 namespace longhaul::router {
@@ -92,12 +92,6 @@ class Dispatcher {
   };
   using Message = std::variant<RequestArrival, PreparedMessage, CancelMessage, ViewMessage,
                                ExecutionMessage, StopMessage>;
-  // A stream to a leader. Stays until its EndedEvent, also when its choice has gone on without it.
-  struct RunningExecution {
-    std::unique_ptr<Execution> call;
-    ExecutionKey key;
-    bool detached = false;  // its events are dropped
-  };
   using Requests = std::unordered_map<RequestId, LiveRequest>;
 
   // False if the thread is gone.
@@ -113,6 +107,7 @@ class Dispatcher {
   void Handle(StopMessage message);
 
   void OnEvent(LiveRequest& request, ChoiceState& choice, ExecutionEvent event);
+  void OnPromptLogprobs(LiveRequest& request, ChoiceState& choice, PromptLogprobsEvent event);
   void OnTokens(LiveRequest& request, ChoiceState& choice, TokensEvent event);
   void OnResult(LiveRequest& request, ChoiceState& choice, const ResultEvent& event);
   void OnRejected(LiveRequest& request, ChoiceState& choice, double predicted_wait_seconds,
@@ -143,7 +138,6 @@ class Dispatcher {
   const DispatcherOptions options_;
   const text::Tokenizer& tokenizer_;
   const ClusterWatch& cluster_;
-  const WorkerClient& workers_;
   const Clock& clock_;
   RouterMetrics& metrics_;
 
@@ -159,8 +153,7 @@ class Dispatcher {
   Requests requests_;
   AdmissionQueue queue_;
   ChargeBook charges_;
-  std::map<uint64_t, RunningExecution> executions_;
-  uint64_t next_execution_ = 1;
+  RunningExecutions executions_;
   std::set<std::pair<absl::Time, RequestId>> deadlines_;
   bool dispatch_due_ = false;
   absl::Time next_dispatch_ =

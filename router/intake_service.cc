@@ -30,6 +30,20 @@ int64_t PromptBytes(const GenerateRequest& request) {
   return static_cast<int64_t>(bytes);
 }
 
+// Bytes that the prompt may hold on its way back: for each choice its text and its logprobs. Fields
+// out of range are refused before anything is held for them.
+int64_t EchoBytes(const GenerateRequest& request, int64_t prompt_bytes, int32_t max_tokens) {
+  int64_t bytes = request.echo ? prompt_bytes : 0;
+  if (request.sampling.prompt_logprobs) {
+    const int64_t alternatives =
+        std::clamp<int64_t>(*request.sampling.prompt_logprobs, 0, kMaxTopLogprobs);
+    bytes += std::min<int64_t>(prompt_bytes, max_tokens) *
+             static_cast<int64_t>(sizeof(GeneratedToken) +
+                                  static_cast<size_t>(alternatives) * sizeof(TokenLogprob));
+  }
+  return bytes * std::clamp<int64_t>(request.num_choices, 1, kMaxChoices);
+}
+
 }  // namespace
 
 IntakeService::IntakeService(const IntakeOptions& options, const ServedModel& model,
@@ -50,13 +64,19 @@ absl::Status IntakeService::Submit(GenerateRequest request, std::shared_ptr<Resp
   RETURN_IF_ERROR(CheckModel(request.model));
   request.arrival = clock_.Now();
   ASSIGN_OR_RETURN(request.deadline, DeadlineOf(request));
-  TokenizeJob job{.request = std::move(request), .max_model_len = MaxModelLen()};
-  job.prompt_bytes = PromptBytes(job.request);
-  RequestArrival arrival{.id = job.request.id,
-                         .sink = std::move(sink),
-                         .arrival = job.request.arrival,
-                         .deadline = job.request.deadline,
-                         .prompt_bytes = job.prompt_bytes};
+  TokenizeJob job{.request = std::move(request),
+                  .limits = {.vocab_size = model_.vocab_size,
+                             .max_model_len = MaxModelLen(),
+                             .max_prompt_logprobs_tokens = options_.max_prompt_logprobs_tokens}};
+  const int64_t prompt_bytes = PromptBytes(job.request);
+  job.prompt_bytes = prompt_bytes;
+  RequestArrival arrival{
+      .id = job.request.id,
+      .sink = std::move(sink),
+      .arrival = job.request.arrival,
+      .deadline = job.request.deadline,
+      .prompt_bytes =
+          prompt_bytes + EchoBytes(job.request, prompt_bytes, options_.max_prompt_logprobs_tokens)};
   job.abandoned = arrival.abandoned;
   RETURN_IF_ERROR(dispatcher_.Announce(std::move(arrival)));
   // Announce counted the request, so the lane has a place for it.

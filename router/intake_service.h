@@ -22,6 +22,7 @@ struct IntakeOptions {
   size_t max_waiting = 1024;
   absl::Duration default_timeout = absl::Hours(1);
   absl::Duration max_timeout = absl::Hours(24);  // the longest a client may ask for
+  int32_t max_prompt_logprobs_tokens = 32768;
 };
 
 // The Intake of a router that serves one model: hands requests to the tokenizing pool and to the

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/logging.h"
+#include "common/status_macros.h"
 
 namespace longhaul::router {
 
@@ -17,9 +18,30 @@ void LiveRequest::SetPrepared(PreparedRequest prepared, const text::Tokenizer& t
                                       .tenant = prepared_->tenant,
                                       .priority = prepared_->priority,
                                       .deadline = arrival_.deadline};
+    choice.prompt = std::make_unique<PromptOutput>(
+        tokenizer, *prepared_->prompt,
+        PromptReport{.text = prepared_->echo,
+                     .logprobs = prepared_->sampling.prompt_logprobs.has_value()},
+        i);
     choice.output = std::make_unique<ChoiceOutput>(
         tokenizer, prepared_->stop_matcher, prepared_->stop_strings, i, prepared_->stop.min_tokens);
   }
+}
+
+ExecutionSpec LiveRequest::Spec(int32_t choice) const {
+  const auto offset = static_cast<uint64_t>(choice);
+  ExecutionSpec spec{
+      // Choices are requests of their own to a leader; a retry carries the same id and seed.
+      .id = {.high = arrival_.id.high, .low = arrival_.id.low + offset},
+      .prompt = prepared_->prompt,
+      .sampling = prepared_->sampling,
+      .stop = prepared_->stop,
+      .deadline = arrival_.deadline,
+      .priority = prepared_->priority,
+      .traceparent = prepared_->traceparent,
+  };
+  spec.sampling.seed += offset;
+  return spec;
 }
 
 void LiveRequest::Queued(size_t num_ahead, std::optional<double> predicted_wait_seconds) {
@@ -30,6 +52,22 @@ void LiveRequest::Queued(size_t num_ahead, std::optional<double> predicted_wait_
 
 void LiveRequest::Progress(int32_t choice, const ProgressEvent& event) {
   if (choice == 0) arrival_.sink->OnProgress(event);
+}
+
+absl::Status LiveRequest::DeliverPrompt(int32_t choice, int32_t begin,
+                                        std::vector<GeneratedToken> tokens) {
+  ChoiceState& state = choices_.at(static_cast<size_t>(choice));
+  ASSIGN_OR_RETURN(const std::optional<PromptEvent> event,
+                   state.prompt->Push(begin, std::move(tokens)));
+  if (event) arrival_.sink->OnPrompt(*event);
+  return absl::OkStatus();
+}
+
+absl::Status LiveRequest::FinishPrompt(int32_t choice) {
+  ASSIGN_OR_RETURN(const std::optional<PromptEvent> event,
+                   choices_.at(static_cast<size_t>(choice)).prompt->Finish(prepared_->echo_text));
+  if (event) arrival_.sink->OnPrompt(*event);
+  return absl::OkStatus();
 }
 
 bool LiveRequest::Deliver(int32_t choice, std::vector<GeneratedToken> tokens, absl::Time now) {

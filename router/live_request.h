@@ -15,7 +15,9 @@
 #include "router/choice_output.h"
 #include "router/placement.h"
 #include "router/prepare_request.h"
+#include "router/prompt_output.h"
 #include "router/response_sink.h"
+#include "router/worker_client.h"
 
 namespace longhaul::router {
 
@@ -49,6 +51,7 @@ struct ChoiceState {
   };
   std::vector<Hold> holds;
   std::optional<absl::Time> first_token;
+  std::unique_ptr<PromptOutput> prompt;
   std::unique_ptr<ChoiceOutput> output;
 };
 
@@ -69,10 +72,20 @@ class LiveRequest {
   // Makes the choices. `tokenizer` is borrowed.
   void SetPrepared(PreparedRequest prepared, const text::Tokenizer& tokenizer);
 
+  // What a leader is to do for a choice, also when it is tried again; model and digest are left to
+  // the group's.
+  ExecutionSpec Spec(int32_t choice) const;
+
   void Queued(size_t num_ahead, std::optional<double> predicted_wait_seconds);
 
   // Reported for choice 0 only: the choices of a request share their prompt.
   void Progress(int32_t choice, const ProgressEvent& event);
+
+  // Logprobs of the prompt's tokens from position `begin` on. Errors of this and the next:
+  // kInternal, a worker's fault (router/prompt_output.h).
+  absl::Status DeliverPrompt(int32_t choice, int32_t begin, std::vector<GeneratedToken> tokens);
+  // Tells what is left of the prompt. To be called before Deliver and FinishChoice.
+  absl::Status FinishPrompt(int32_t choice);
 
   // Returns true if a stop string ended the choice; FinishChoice is then to be called.
   bool Deliver(int32_t choice, std::vector<GeneratedToken> tokens, absl::Time now);

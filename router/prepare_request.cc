@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "router/error_detail.h"
-#include "router/resolve_sampling.h"
 
 namespace longhaul::router {
 namespace {
@@ -76,8 +75,7 @@ absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const Ser
 }
 
 absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const ServedModel& model,
-                                               int32_t max_model_len, uint64_t drawn_seed) {
-  const ModelLimits limits{.vocab_size = model.vocab_size, .max_model_len = max_model_len};
+                                               const RequestLimits& limits, uint64_t drawn_seed) {
   RETURN_IF_ERROR(CheckRequestShape(request));
   ASSIGN_OR_RETURN(SamplingParams sampling,
                    ResolveSampling(request.sampling, model.defaults, limits, drawn_seed));
@@ -85,15 +83,21 @@ absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const Se
   if (!stop_matcher.ok()) return AtField("stop", stop_matcher.status());
 
   ASSIGN_OR_RETURN(std::vector<TokenId> ids, Encode(request, model));
-  RETURN_IF_ERROR(Truncate(request, max_model_len, ids));
+  RETURN_IF_ERROR(Truncate(request, limits.max_model_len, ids));
   ASSIGN_OR_RETURN(StopParams stop,
                    ResolveStopping(request, limits, static_cast<int64_t>(ids.size())));
+  std::string echo_text;
+  if (request.echo && !sampling.prompt_logprobs) {
+    echo_text = model.tokenizer->Decode(ids, /*skip_special=*/false);
+  }
   return PreparedRequest{
       .prompt = std::make_shared<const std::vector<TokenId>>(std::move(ids)),
       .sampling = std::move(sampling),
       .stop = std::move(stop),
       .stop_strings = std::move(request.stop),
       .stop_matcher = *std::move(stop_matcher),
+      .echo = request.echo,
+      .echo_text = std::move(echo_text),
       .num_choices = static_cast<int32_t>(request.num_choices),
       .priority = request.priority,
       .model = std::move(request.model),

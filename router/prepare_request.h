@@ -11,6 +11,7 @@
 #include "common/text/stop_matcher.h"
 #include "common/types.h"
 #include "router/request.h"
+#include "router/resolve_sampling.h"
 #include "router/served_model.h"
 
 namespace longhaul::router {
@@ -22,6 +23,8 @@ struct PreparedRequest {
   StopParams stop;
   std::vector<std::string> stop_strings;
   text::StopMatcher stop_matcher;  // fresh; each choice copies it
+  bool echo = false;
+  std::string echo_text;  // the prompt as text, if it is told as a whole: echo without its logprobs
   int32_t num_choices = 1;
   int32_t priority = 0;
   std::string model;
@@ -37,9 +40,10 @@ absl::Status CheckTokenIds(const char* field, std::span<const TokenId> ids, int3
 absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model);
 
 // Checks ranges first (cheap), then renders and tokenizes (seconds for a million tokens), then
-// checks lengths against `max_model_len`. `drawn_seed` is used if the client left the seed open.
-// Pure but for its time. Errors: InvalidField, and kResourceExhausted from the tokenizer.
+// checks lengths against `limits`, whose vocabulary is the model's. `drawn_seed` is used if the
+// client left the seed open. Pure but for its time. Errors: InvalidField, and kResourceExhausted
+// from the tokenizer.
 absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const ServedModel& model,
-                                               int32_t max_model_len, uint64_t drawn_seed);
+                                               const RequestLimits& limits, uint64_t drawn_seed);
 
 }  // namespace longhaul::router

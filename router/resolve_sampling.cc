@@ -15,7 +15,6 @@ namespace {
 constexpr size_t kMaxLogitBias = 1024;
 constexpr size_t kMaxStopTokenIds = 64;
 constexpr size_t kMaxRequestIdBytes = 128;
-constexpr int64_t kMaxTopLogprobs = 20;
 constexpr int32_t kMaxPriority = 100;
 
 enum class Edge { kClosed, kOpen };
@@ -68,6 +67,13 @@ absl::StatusOr<std::vector<std::pair<TokenId, float>>> ResolveLogitBias(
   return bias;
 }
 
+absl::StatusOr<std::optional<int32_t>> ResolveLogprobs(std::string_view field,
+                                                       std::optional<int64_t> alternatives) {
+  if (!alternatives) return std::nullopt;
+  RETURN_IF_ERROR(CheckRange(field, static_cast<double>(*alternatives), 0, kMaxTopLogprobs));
+  return static_cast<int32_t>(*alternatives);
+}
+
 }  // namespace
 
 absl::Status CheckRequestShape(const GenerateRequest& request) {
@@ -76,6 +82,10 @@ absl::Status CheckRequestShape(const GenerateRequest& request) {
         "n", absl::StrCat("n is ", request.num_choices, ", must be in [1, ", kMaxChoices, "]"));
   }
   RETURN_IF_ERROR(CheckRange("priority", request.priority, -kMaxPriority, kMaxPriority));
+  if (request.echo && std::holds_alternative<ChatInput>(request.input)) {
+    return InvalidField("echo",
+                        "echo is for completions: a chat's prompt is not its client's text");
+  }
   const std::string& id = request.client_request_id;
   if (id.size() > kMaxRequestIdBytes) {
     return InvalidField("request_id", absl::StrCat("request_id has ", id.size(), " bytes, limit ",
@@ -89,7 +99,7 @@ absl::Status CheckRequestShape(const GenerateRequest& request) {
 
 absl::StatusOr<SamplingParams> ResolveSampling(const SamplingOptions& options,
                                                const GenerationDefaults& defaults,
-                                               const ModelLimits& limits, uint64_t drawn_seed) {
+                                               const RequestLimits& limits, uint64_t drawn_seed) {
   const double temperature =
       options.temperature.value_or(defaults.do_sample ? defaults.temperature : 0.0);
   const double top_p = options.top_p.value_or(defaults.top_p);
@@ -115,19 +125,14 @@ absl::StatusOr<SamplingParams> ResolveSampling(const SamplingOptions& options,
   params.seed = options.seed.value_or(drawn_seed);
   ASSIGN_OR_RETURN(params.top_k, ResolveTopK(options, defaults, limits.vocab_size));
   ASSIGN_OR_RETURN(params.logit_bias, ResolveLogitBias(options.logit_bias, limits.vocab_size));
-  if (options.top_logprobs) {
-    const int64_t top_logprobs = *options.top_logprobs;
-    if (top_logprobs < 0 || top_logprobs > kMaxTopLogprobs) {
-      return InvalidField("top_logprobs", absl::StrCat("top_logprobs is ", top_logprobs,
-                                                       ", must be in [0, ", kMaxTopLogprobs, "]"));
-    }
-    params.top_logprobs = static_cast<int32_t>(top_logprobs);
-  }
+  ASSIGN_OR_RETURN(params.top_logprobs, ResolveLogprobs("top_logprobs", options.top_logprobs));
+  ASSIGN_OR_RETURN(params.prompt_logprobs,
+                   ResolveLogprobs("prompt_logprobs", options.prompt_logprobs));
   return params;
 }
 
 absl::StatusOr<StopParams> ResolveStopping(const GenerateRequest& request,
-                                           const ModelLimits& limits, int64_t prompt_tokens) {
+                                           const RequestLimits& limits, int64_t prompt_tokens) {
   const char* prompt_field =
       std::holds_alternative<ChatInput>(request.input) ? "messages" : "prompt";
   if (prompt_tokens < 1)
@@ -138,6 +143,13 @@ absl::StatusOr<StopParams> ResolveStopping(const GenerateRequest& request,
                         absl::StrCat("prompt has ", prompt_tokens, " tokens, ",
                                      room == 0 ? "which leaves no room for output: " : "",
                                      "model limit ", limits.max_model_len, " (max_model_len)"));
+  }
+  if (request.sampling.prompt_logprobs && prompt_tokens > limits.max_prompt_logprobs_tokens) {
+    return InvalidField(
+        request.echo ? "echo" : "prompt_logprobs",
+        absl::StrCat("prompt has ", prompt_tokens,
+                     " tokens, limit where their logprobs are asked for ",
+                     limits.max_prompt_logprobs_tokens, " (--max-prompt-logprobs-tokens)"));
   }
   StopParams stop;
   if (request.max_tokens) {

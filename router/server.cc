@@ -40,7 +40,8 @@ DispatcherOptions DispatcherOptionsOf(const RouterConfig& config) {
 IntakeOptions IntakeOptionsOf(const RouterConfig& config) {
   return {.max_waiting = static_cast<size_t>(config.max_requests),
           .default_timeout = absl::Seconds(config.default_timeout_seconds),
-          .max_timeout = absl::Seconds(config.max_timeout_seconds)};
+          .max_timeout = absl::Seconds(config.max_timeout_seconds),
+          .max_prompt_logprobs_tokens = config.max_prompt_logprobs_tokens};
 }
 
 rpc::GrpcFrontendOptions GrpcOptionsOf(const RouterConfig& config) {
@@ -54,8 +55,9 @@ rpc::GrpcFrontendOptions GrpcOptionsOf(const RouterConfig& config) {
           .reflection = config.grpc_reflection};
 }
 
-rest::HttpOptions HttpOptionsOf(const RouterConfig& config) {
+absl::StatusOr<rest::HttpOptions> HttpOptionsOf(const RouterConfig& config) {
   rest::HttpOptions options;
+  ASSIGN_OR_RETURN(options.cors, rest::CorsPolicy::For(config.allowed_origins));
   options.host = config.host;
   options.port = config.port;
   options.max_body_bytes = int64_t{config.max_request_mib} << 20;
@@ -72,6 +74,7 @@ absl::Status RunRouter(const RouterConfig& config,
   if (config.worker.empty()) return absl::InvalidArgumentError("--worker is not given");
   ASSIGN_OR_RETURN(const ServedModel model,
                    ServedModel::Load(config.model, config.served_model_name, config.max_model_len));
+  ASSIGN_OR_RETURN(rest::HttpOptions http_options, HttpOptionsOf(config));
   // Destroyed in reverse: who calls is gone before who is called.
   const SystemClock clock;
   RouterMetrics metrics;
@@ -89,7 +92,7 @@ absl::Status RunRouter(const RouterConfig& config,
   ASSIGN_OR_RETURN(const std::unique_ptr<rpc::GrpcFrontend> grpc,
                    rpc::GrpcFrontend::Start(GrpcOptionsOf(config), intake, clock));
   ASSIGN_OR_RETURN(const std::unique_ptr<rest::HttpGateway> http,
-                   rest::HttpGateway::Start(HttpOptionsOf(config), intake, metrics.registry()));
+                   rest::HttpGateway::Start(std::move(http_options), intake, metrics.registry()));
   cluster.Start([&] {
     dispatcher.ViewChanged();
     grpc->SetServing(intake.Ready());

@@ -36,7 +36,7 @@ void TokenizePool::Run(Lane& lane) {
     const RequestId id = job->request.id;
     const absl::Time begin = clock_.Now();
     absl::StatusOr<PreparedRequest> prepared =
-        PrepareRequest(std::move(job->request), model_, job->max_model_len, lane.seeds());
+        PrepareRequest(std::move(job->request), model_, job->limits, lane.seeds());
     if (prepared.ok()) {
       metrics_.Tokenized(clock_.Now() - begin, static_cast<int64_t>(prepared->prompt->size()));
     }

@@ -21,7 +21,7 @@ namespace longhaul::router {
 struct TokenizeJob {
   GenerateRequest request;
   int64_t prompt_bytes = 0;
-  int32_t max_model_len = 0;                     // that counts for this request
+  RequestLimits limits;                          // that count for this request
   std::shared_ptr<std::atomic<bool>> abandoned;  // set: skip it, nobody wants the outcome
 };
 

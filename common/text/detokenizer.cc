@@ -6,7 +6,7 @@ namespace longhaul::text {
 
 std::string IncrementalDetokenizer::Push(TokenId id) {
   std::string text;
-  if (tokenizer_.IsSpecial(id)) return text;
+  if (skip_special_ && tokenizer_.IsSpecial(id)) return text;
   held_.append(tokenizer_.TokenBytes(id));
   held_.erase(0, AppendWellFormed(held_, Continuation::kMayFollow, text));
   return text;

@@ -28,7 +28,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr ModelLimits kLimits{.vocab_size = 300, .max_model_len = 4096};
+constexpr RequestLimits kLimits{.vocab_size = 300, .max_model_len = 4096};
 
 bool IsUtf8(std::string_view text) { return text::FindInvalidUtf8(text) == std::string_view::npos; }
 

@@ -20,6 +20,21 @@ constexpr absl::Duration kPollInterval = absl::Milliseconds(2);
 // The wire's promise: a load event at least once a second.
 constexpr absl::Duration kLoadInterval = absl::Milliseconds(500);
 
+// Numbers the events as the wire asks.
+class EventWriter {
+ public:
+  explicit EventWriter(grpc::ServerReaderWriter<v1::ExecuteEvent, v1::ExecuteRequest>& stream)
+      : stream_(stream) {}
+  bool Write(v1::ExecuteEvent event) {
+    event.set_number(next_++);
+    return stream_.Write(event);
+  }
+
+ private:
+  grpc::ServerReaderWriter<v1::ExecuteEvent, v1::ExecuteRequest>& stream_;
+  uint64_t next_ = 0;
+};
+
 class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
  public:
   explicit GrpcFakeWorker(Options options)
@@ -160,6 +175,9 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
 
   grpc::Status Generate(const grpc::ServerContext& context, Stream& stream,
                         const FakeExecution& execution, const FakeBehavior& behavior, size_t index);
+  // False if it is to fail now.
+  static bool SendPromptLogprobs(const FakeExecution& execution, const FakeBehavior& behavior,
+                                 EventWriter& writer);
 
   const Options options_;
   std::string address_;                   // constant after Listen
@@ -171,21 +189,6 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
   uint64_t load_version_ GUARDED_BY(mutex_) = 0;
   std::vector<FakeExecution> executions_ GUARDED_BY(mutex_);
   bool stopping_ GUARDED_BY(mutex_) = false;
-};
-
-// Numbers the events as the wire asks.
-class EventWriter {
- public:
-  explicit EventWriter(grpc::ServerReaderWriter<v1::ExecuteEvent, v1::ExecuteRequest>& stream)
-      : stream_(stream) {}
-  bool Write(v1::ExecuteEvent event) {
-    event.set_number(next_++);
-    return stream_.Write(event);
-  }
-
- private:
-  grpc::ServerReaderWriter<v1::ExecuteEvent, v1::ExecuteRequest>& stream_;
-  uint64_t next_ = 0;
 };
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -201,6 +204,9 @@ bool GrpcFakeWorker::ReadRequest(Stream& stream, FakeExecution& execution) {
   execution.seed = header.sampling().seed();
   execution.temperature = header.sampling().temperature();
   execution.max_tokens = static_cast<int32_t>(header.stopping().max_tokens());
+  if (header.has_prompt_logprobs()) {
+    execution.prompt_logprobs = static_cast<int32_t>(header.prompt_logprobs());
+  }
   if (header.has_deadline_seconds()) execution.deadline_seconds = header.deadline_seconds();
   while (execution.prompt.size() < header.prompt_tokens()) {
     if (!stream.Read(&message) || !message.has_prompt()) return false;
@@ -210,6 +216,30 @@ bool GrpcFakeWorker::ReadRequest(Stream& stream, FakeExecution& execution) {
     execution.prompt.insert(execution.prompt.end(), ids.begin(), ids.end());
   }
   return execution.prompt.size() == header.prompt_tokens();
+}
+
+bool GrpcFakeWorker::SendPromptLogprobs(const FakeExecution& execution,
+                                        const FakeBehavior& behavior, EventWriter& writer) {
+  const size_t end = execution.prompt_logprobs ? execution.prompt.size() : 0;
+  int32_t sent = 0;
+  for (size_t position = 1; position < end; ++sent) {
+    if (sent == behavior.fail_after_prompt_events) return false;
+    v1::ExecuteEvent event;
+    v1::PromptLogprobs& prompt = *event.mutable_prompt_logprobs();
+    prompt.set_begin(static_cast<uint32_t>(position));
+    for (int32_t i = 0; i < behavior.prompt_logprobs_per_event && position < end; ++i, ++position) {
+      v1::GeneratedToken& token = *prompt.add_tokens();
+      token.set_token_id(static_cast<uint32_t>(execution.prompt[position]));
+      token.set_logprob(-0.5f * static_cast<float>(position));
+      for (int32_t other = 0; other < *execution.prompt_logprobs; ++other) {
+        v1::TokenLogprob& top = *token.add_top_logprobs();
+        top.set_token_id(static_cast<uint32_t>(other));
+        top.set_logprob(token.logprob() - static_cast<float>(other));
+      }
+    }
+    writer.Write(event);
+  }
+  return true;
 }
 
 grpc::Status GrpcFakeWorker::Generate(const grpc::ServerContext& context, Stream& stream,
@@ -235,6 +265,7 @@ grpc::Status GrpcFakeWorker::Generate(const grpc::ServerContext& context, Stream
     event.mutable_progress()->set_eta_seconds(behavior.num_progress - i);
     writer.Write(event);
   }
+  if (!SendPromptLogprobs(execution, behavior, writer)) return ToGrpc(behavior.fail_status);
   const bool scripted = !behavior.script.empty();
   const int32_t length =
       scripted ? std::min(static_cast<int32_t>(behavior.script.size()), execution.max_tokens)

@@ -24,6 +24,11 @@ struct FakeBehavior {
   int32_t tokens_per_event = 1;
   int32_t num_progress = 2;  // progress events before the first token
   absl::Duration progress_interval = absl::ZeroDuration();
+  // Logprobs of the prompt, where they are asked for: each -0.5 times its token's position, and
+  // alternatives of ids 0, 1, 2, ... one lower each.
+  int32_t prompt_logprobs_per_event = 3;
+  // After so many of these events: end the stream with `fail_status`.
+  std::optional<int32_t> fail_after_prompt_events;
   // Instead of Admitted: Rejected with this prediction.
   std::optional<double> reject_seconds;
   // After so many tokens (0 = before the first): end the stream with `fail_status`...
@@ -45,6 +50,7 @@ struct FakeExecution {
   float temperature = 0;
   int32_t max_tokens = 0;
   std::optional<double> deadline_seconds;
+  std::optional<int32_t> prompt_logprobs;
   int32_t tokens_sent = 0;
   bool ended = false;
   bool cancelled = false;  // the stream was closed by the router

@@ -18,7 +18,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-constexpr ModelLimits kLimits = {.vocab_size = 1000, .max_model_len = 20'000};
+constexpr RequestLimits kLimits = {.vocab_size = 1000, .max_model_len = 20'000};
 
 absl::StatusOr<SamplingParams> Resolve(const SamplingOptions& options,
                                        const GenerationDefaults& defaults = {}) {

@@ -49,8 +49,36 @@ TEST(Gunzip, GivesBackWhatWasCompressed) {
   }
 }
 
-TEST(Gunzip, ReadsSeveralMembers) {
+TEST(Gunzip, MembersAreOneBody) {
   EXPECT_EQ(*Gunzip(Compress("one ", 31) + Compress("two", 31), 100), "one two");
+  const std::string empty = Compress("", 31);
+  EXPECT_EQ(*Gunzip(empty + Compress("one", 31) + empty + empty, 100), "one");
+  // Across the steps in which input and output go.
+  std::string all, compressed;
+  for (const size_t size : {size_t{262143}, size_t{1}, size_t{300000}, size_t{262144}}) {
+    const std::string text = RandomText(size);
+    all += text;
+    compressed += Compress(text, 31);
+  }
+  const auto plain = Gunzip(compressed, all.size());
+  ASSERT_OK(plain);
+  EXPECT_TRUE(*plain == all);
+  EXPECT_THAT(Gunzip(compressed, all.size() - 1), StatusIs(absl::StatusCode::kOutOfRange));
+}
+
+TEST(Gunzip, RefusesWhatFollowsTheLastMember) {
+  const std::string gzip = Compress("one", 31);
+  const std::string zlib = Compress("one", 15);
+  for (const std::string& garbage : {std::string("garbage"), std::string(1, '\0'), zlib}) {
+    EXPECT_THAT(Gunzip(gzip + gzip + garbage, 100),
+                StatusIs(absl::StatusCode::kInvalidArgument,
+                         HasSubstr("not valid gzip data behind member 2")))
+        << garbage;
+  }
+  EXPECT_THAT(Gunzip(gzip + gzip.substr(0, 12), 100),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("behind member 1: it ends")));
+  EXPECT_THAT(Gunzip(zlib + zlib, 100),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("behind the end")));
 }
 
 TEST(Gunzip, RefusesMoreThanTheLimitBeforeItIsMade) {

@@ -1,0 +1,47 @@
+#include "router/running_executions.h"
+
+#include <utility>
+
+#include "common/logging.h"
+
+namespace longhaul::router {
+
+RunningExecutions::RunningExecutions(const WorkerClient& workers, OnEvent on_event)
+    : workers_(workers), on_event_(std::move(on_event)) {}
+
+uint64_t RunningExecutions::Start(const ExecutionKey& key, const std::string& address,
+                                  ExecutionSpec spec) {
+  const uint64_t number = next_number_++;
+  Running& running = running_[number];
+  running.key = key;
+  running.call = workers_.Start(address, std::move(spec), [this, number](ExecutionEvent event) {
+    on_event_(number, std::move(event));
+  });
+  return number;
+}
+
+const RunningExecutions::Running& RunningExecutions::At(uint64_t number) const {
+  const auto found = running_.find(number);
+  CHECK(found != running_.end()) << "execution=" << number << " is unknown";
+  return found->second;
+}
+
+std::optional<ExecutionKey> RunningExecutions::Find(uint64_t number) const {
+  const Running& running = At(number);
+  if (running.detached) return std::nullopt;
+  return running.key;
+}
+
+void RunningExecutions::Resume(uint64_t number) { At(number).call->Resume(); }
+
+void RunningExecutions::Detach(uint64_t number) {
+  At(number).call->Cancel();
+  running_.at(number).detached = true;
+}
+
+void RunningExecutions::Remove(uint64_t number) {
+  At(number);
+  running_.erase(number);
+}
+
+}  // namespace longhaul::router
