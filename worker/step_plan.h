@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,8 @@ struct SequenceStart {
   SequenceId sequence_id = 0;
   SamplingParams sampling;
   int32_t prompt_tokens = 0;  // of the whole prompt: the length of temperature mode `request`
-  // Prompt tokens that no slice will carry because their KV is cached; with the slices they make
+  // Prompt tokens that no slice will carry because their KV is cached (so none of a sequence with
+  // prompt_logprobs, whose every row is needed); with the slices they make
   // the repetition penalty's bitmap.
   std::vector<TokenId> cached_prompt_ids;
   // Output sampled before a preemption: counts for the penalties and the seed counter.
@@ -32,6 +34,9 @@ struct Slice {
   std::vector<BlockId> new_block_ids;  // appended to the block table from first_table_entry on
   int32_t first_table_entry = 0;
   bool sample = false;  // sample a token from the last row
+  // The prompt token behind this slice. Present if and only if the sequence has prompt_logprobs and
+  // its prompt goes on.
+  std::optional<TokenId> next_prompt_token;
 };
 
 // The smallest thing that runs without interruption: slices through layers [layer_begin,
@@ -58,6 +63,13 @@ struct SampledToken {
   GeneratedToken token;
 };
 
+// Logprobs of consecutive prompt tokens of one sequence, given those before them.
+struct SequencePromptLogprobs {
+  SequenceId sequence_id = 0;
+  int64_t begin = 0;                   // position of tokens[0], > 0
+  std::vector<GeneratedToken> tokens;  // the prompt's own, logprob present
+};
+
 // One sequence failed (NaN or Inf in its logits); the step as a whole did not.
 struct SequenceError {
   SequenceId sequence_id = 0;
@@ -69,6 +81,7 @@ struct StepResult {
   double seconds = 0;  // execution, without waiting for input
   std::vector<SampledToken> sampled;
   std::vector<SequenceError> errors;
+  std::vector<SequencePromptLogprobs> prompt_logprobs;  // at most one a sequence
 };
 
 }  // namespace longhaul::worker

@@ -58,8 +58,12 @@ absl::StatusOr<SequenceStart> StartFromProto(const v1::SequenceStart& proto) {
   if (!proto.has_sampling()) return Bad("sampling is missing");
   ASSIGN_OR_RETURN(start.sampling, FromProto(proto.sampling()));
   if (proto.has_top_logprobs()) {
-    RETURN_IF_ERROR(CheckNumber("top_logprobs", proto.top_logprobs(), 0, kMaxTopLogprobs));
-    start.sampling.top_logprobs = static_cast<int32_t>(proto.top_logprobs());
+    ASSIGN_OR_RETURN(start.sampling.top_logprobs,
+                     NumLogprobs("top_logprobs", proto.top_logprobs()));
+  }
+  if (proto.has_prompt_logprobs()) {
+    ASSIGN_OR_RETURN(start.sampling.prompt_logprobs,
+                     NumLogprobs("prompt_logprobs", proto.prompt_logprobs()));
   }
   ASSIGN_OR_RETURN(start.prompt_tokens, Int32("prompt_tokens", proto.prompt_tokens()));
   if (start.prompt_tokens == 0) return Bad("prompt_tokens is 0");
@@ -91,6 +95,10 @@ absl::StatusOr<Slice> SliceFromProto(const v1::Slice& proto) {
                    Ids("new_block_ids", proto.new_block_ids(), kMaxTokensPerUnit));
   ASSIGN_OR_RETURN(slice.first_table_entry, Int32("first_table_entry", proto.first_table_entry()));
   slice.sample = proto.sample();
+  if (proto.has_next_prompt_token()) {
+    ASSIGN_OR_RETURN(slice.next_prompt_token,
+                     Int32("next_prompt_token", proto.next_prompt_token()));
+  }
   return slice;
 }
 
@@ -115,7 +123,32 @@ absl::StatusOr<Unit> UnitFromProto(const v1::Unit& proto) {
   return unit;
 }
 
+absl::StatusOr<SequencePromptLogprobs> PromptLogprobsFromProto(
+    const v1::SequencePromptLogprobs& proto) {
+  const v1::PromptLogprobs& wire = proto.logprobs();
+  SequencePromptLogprobs part;
+  part.sequence_id = proto.sequence_id();
+  ASSIGN_OR_RETURN(part.begin, Int32("begin", wire.begin()));
+  if (part.begin == 0) return Bad("begin is 0, but a prompt's first token has no logprob");
+  RETURN_IF_ERROR(CheckCount("tokens", wire.tokens_size(), kMaxTokensPerUnit));
+  if (wire.tokens().empty()) return Bad("tokens is empty");
+  if (part.begin + wire.tokens_size() > int64_t{kMaxId}) {
+    return Bad(absl::StrCat(wire.tokens_size(), " tokens at ", part.begin, " end above ", kMaxId));
+  }
+  for (const v1::GeneratedToken& token : wire.tokens()) {
+    if (!token.has_logprob()) return Bad("a token without a logprob");
+    ASSIGN_OR_RETURN(GeneratedToken added, FromProto(token));
+    part.tokens.push_back(std::move(added));
+  }
+  return part;
+}
+
 }  // namespace
+
+absl::StatusOr<int32_t> NumLogprobs(const char* field, uint32_t value) {
+  RETURN_IF_ERROR(CheckNumber(field, value, 0, kMaxTopLogprobs));
+  return static_cast<int32_t>(value);
+}
 
 void ToProto(const SamplingParams& params, v1::Sampling* proto) {
   proto->set_temperature(params.temperature);
@@ -200,6 +233,9 @@ void ToProto(const StepPlan& plan, v1::StepPlan* proto) {
     if (start.sampling.top_logprobs.has_value()) {
       added->set_top_logprobs(static_cast<uint32_t>(*start.sampling.top_logprobs));
     }
+    if (start.sampling.prompt_logprobs.has_value()) {
+      added->set_prompt_logprobs(static_cast<uint32_t>(*start.sampling.prompt_logprobs));
+    }
     copy(start.cached_prompt_ids, added->mutable_cached_prompt_ids());
     copy(start.replayed_output_ids, added->mutable_replayed_output_ids());
     copy(start.end_token_ids, added->mutable_banned_until_min_tokens());
@@ -218,6 +254,9 @@ void ToProto(const StepPlan& plan, v1::StepPlan* proto) {
       copy(slice.new_block_ids, part->mutable_new_block_ids());
       part->set_sample(slice.sample);
       part->set_first_table_entry(static_cast<uint32_t>(slice.first_table_entry));
+      if (slice.next_prompt_token.has_value()) {
+        part->set_next_prompt_token(static_cast<uint32_t>(*slice.next_prompt_token));
+      }
     }
   }
   proto->mutable_ends()->Assign(plan.ends.begin(), plan.ends.end());
@@ -256,6 +295,14 @@ void ToProto(const StepResult& result, v1::StepDone* proto) {
     added->set_sequence_id(error.sequence_id);
     added->set_message(error.message);
   }
+  for (const SequencePromptLogprobs& part : result.prompt_logprobs) {
+    v1::SequencePromptLogprobs* added = proto->add_prompt_logprobs();
+    added->set_sequence_id(part.sequence_id);
+    added->mutable_logprobs()->set_begin(static_cast<uint32_t>(part.begin));
+    for (const GeneratedToken& token : part.tokens) {
+      ToProto(token, added->mutable_logprobs()->add_tokens());
+    }
+  }
 }
 
 absl::StatusOr<StepResult> FromProto(const v1::StepDone& proto) {
@@ -272,6 +319,14 @@ absl::StatusOr<StepResult> FromProto(const v1::StepDone& proto) {
   }
   for (const v1::SequenceError& error : proto.errors()) {
     result.errors.push_back({error.sequence_id(), error.message()});
+  }
+  RETURN_IF_ERROR(
+      CheckCount("prompt_logprobs", proto.prompt_logprobs_size(), kMaxSequencesPerStep));
+  for (const v1::SequencePromptLogprobs& part : proto.prompt_logprobs()) {
+    auto logprobs = PromptLogprobsFromProto(part);
+    RETURN_IF_ERROR(logprobs) << "step " << result.step_id << ": prompt_logprobs of sequence "
+                              << part.sequence_id();
+    result.prompt_logprobs.push_back(*std::move(logprobs));
   }
   return result;
 }

@@ -25,10 +25,12 @@ absl::StatusOr<StepPlan> FromProto(const v1::StepPlan& proto);
 void ToProto(const StepResult& result, v1::StepDone* proto);
 absl::StatusOr<StepResult> FromProto(const v1::StepDone& proto);
 
-// Parts that the Worker wire shares.
-void ToProto(const SamplingParams& params, v1::Sampling* proto);  // top_logprobs travels apart
+// Parts that the Worker wire shares. top_logprobs and prompt_logprobs travel apart from Sampling.
+void ToProto(const SamplingParams& params, v1::Sampling* proto);
 absl::StatusOr<SamplingParams> FromProto(const v1::Sampling& proto);
 void ToProto(const GeneratedToken& token, v1::GeneratedToken* proto);
 absl::StatusOr<GeneratedToken> FromProto(const v1::GeneratedToken& proto);
+// An optional number of alternatives, 0..20, of top_logprobs or prompt_logprobs.
+absl::StatusOr<int32_t> NumLogprobs(const char* field, uint32_t value);
 
 }  // namespace longhaul::worker

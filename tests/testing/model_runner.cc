@@ -40,8 +40,9 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
                                              backend),
       std::move(cache), *runner->communicator_);
   runner->sampler_ = std::make_unique<worker::rank::Sampler>(config.vocab_size, backend);
+  runner->scorer_ = std::make_unique<worker::rank::PromptScorer>(*runner->stage_, backend);
   runner->executor_ = std::make_unique<worker::rank::Executor>(
-      *runner->stage_, runner->sampler_.get(), runner->clock_);
+      *runner->stage_, runner->sampler_.get(), runner->scorer_.get(), runner->clock_);
   runner->sampler_->set_logits_observer(
       [raw = runner.get()](SequenceId, int64_t, std::span<const float> logits) {
         raw->output_.logits.emplace_back(logits.begin(), logits.end());

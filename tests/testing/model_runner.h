@@ -15,6 +15,7 @@
 #include "worker/model/qwen2.h"
 #include "worker/rank/executor.h"
 #include "worker/rank/pipeline_stage.h"
+#include "worker/rank/prompt_scorer.h"
 #include "worker/rank/sampler.h"
 #include "worker/step_plan.h"
 
@@ -66,6 +67,7 @@ class ModelRunner {
   std::unique_ptr<worker::comm::Communicator> communicator_;
   std::unique_ptr<worker::rank::PipelineStage> stage_;
   std::unique_ptr<worker::rank::Sampler> sampler_;
+  std::unique_ptr<worker::rank::PromptScorer> scorer_;
   std::unique_ptr<worker::rank::Executor> executor_;
   StepId last_step_ = 0;
   SequenceId sequence_ = 0;

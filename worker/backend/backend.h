@@ -75,6 +75,13 @@ struct SampleRow {
   uint64_t output_index = 0;  // how many tokens the sequence has generated
 };
 
+// One row of logits and the token whose logprob is asked for.
+struct LogprobsRow {
+  TensorView logits;    // [1, V]
+  TokenId token = 0;    // within [0, V)
+  int32_t num_top = 0;  // alternatives, 0..20
+};
+
 // The ops of a decoder-only transformer on one device, in the order of the forward pass.
 //
 // Knows nothing of layers, sequences' lives or requests. Owned by the executor thread. Work is
@@ -123,6 +130,10 @@ class Backend {
   // One token a row. A row's own failure (NaN or Inf logits, every token banned) is kInternal in
   // its place and harms no other.
   virtual std::vector<absl::StatusOr<GeneratedToken>> Sample(std::span<const SampleRow> rows) = 0;
+  // Each row's token with its logprob and the most probable ones, as Sample reports them: of the
+  // logits as they are. A row's own failure as above.
+  virtual std::vector<absl::StatusOr<GeneratedToken>> Logprobs(
+      std::span<const LogprobsRow> rows) = 0;
 };
 
 }  // namespace longhaul::worker::backend

@@ -20,6 +20,7 @@
 #include "kernels/fused/rms_norm.h"
 #include "kernels/fused/silu_mul.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/logprobs/logprobs.h"
 #include "kernels/parallel.h"
 #include "kernels/rope/rope_qkv.h"
 #include "kernels/rope/rope_table.h"
@@ -48,6 +49,27 @@ absl::Status ToStatus(kernels::KernelStatus status, const char* op, const std::s
   const std::string message = absl::StrCat(op, "(", sizes, "): ", KernelStatusName(status));
   if (status == kernels::KernelStatus::kUnimplemented) return absl::UnimplementedError(message);
   return absl::InternalError(message);
+}
+
+// What became of a row of logits.
+absl::Status RowStatus(kernels::KernelStatus status, const char* op, int32_t vocab_size) {
+  if (status == kernels::KernelStatus::kNotFinite) {
+    return absl::InternalError("logits hold NaN or Inf");
+  }
+  if (status == kernels::KernelStatus::kNoCandidate) {
+    return absl::InternalError("every token is banned");
+  }
+  return ToStatus(status, op, absl::StrCat("vocabulary ", vocab_size));
+}
+
+GeneratedToken TokenOf(TokenId token, const kernels::Logprobs& logprobs) {
+  GeneratedToken out;
+  out.token = token;
+  out.logprob = logprobs.logprob;
+  for (int32_t i = 0; i < logprobs.num_top; ++i) {
+    out.top_logprobs.push_back({logprobs.top_ids[i], logprobs.top_logprobs[i]});
+  }
+  return out;
 }
 
 std::string Sizes(TensorView x, TensorView y) {
@@ -264,6 +286,14 @@ class CpuBackend final : public Backend {
     return tokens;
   }
 
+  std::vector<absl::StatusOr<GeneratedToken>> Logprobs(std::span<const LogprobsRow> rows) override {
+    std::vector<absl::StatusOr<GeneratedToken>> tokens(rows.size(), GeneratedToken{});
+    parallel_.Run(static_cast<int64_t>(rows.size()), [&](int64_t i) {
+      tokens[static_cast<size_t>(i)] = LogprobsOfOne(rows[static_cast<size_t>(i)]);
+    });
+    return tokens;
+  }
+
  private:
   absl::Status RotaryTable(const RotaryRule& rule, kernels::RopeVariant variant,
                            const RotaryTables::Angles& angles) {
@@ -313,22 +343,22 @@ class CpuBackend final : public Backend {
         .workspace = workspace.data()};
     kernels::SamplingResult result;
     const kernels::KernelStatus status = kernels::SamplingCpu(params, &result);
-    if (status == kernels::KernelStatus::kNotFinite) {
-      return absl::InternalError("logits hold NaN or Inf");
-    }
-    if (status == kernels::KernelStatus::kNoCandidate) {
-      return absl::InternalError("every token is banned");
-    }
-    RETURN_IF_ERROR(ToStatus(status, "sampling", absl::StrCat("vocabulary ", vocab_size)));
+    RETURN_IF_ERROR(RowStatus(status, "sampling", vocab_size));
+    if (wanted.top_logprobs.has_value()) return TokenOf(result.token, result);
     GeneratedToken token;
     token.token = result.token;
-    if (wanted.top_logprobs.has_value()) {
-      token.logprob = result.logprob;
-      for (int32_t i = 0; i < result.num_top; ++i) {
-        token.top_logprobs.push_back({result.top_ids[i], result.top_logprobs[i]});
-      }
-    }
     return token;
+  }
+
+  static absl::StatusOr<GeneratedToken> LogprobsOfOne(const LogprobsRow& row) {
+    const int32_t vocab_size = static_cast<int32_t>(row.logits.cols);
+    const kernels::LogprobsParams params = {.logits = row.logits.f32(),
+                                            .vocab_size = vocab_size,
+                                            .token = row.token,
+                                            .num_top = row.num_top};
+    kernels::Logprobs result;
+    RETURN_IF_ERROR(RowStatus(kernels::LogprobsCpu(params, &result), "logprobs", vocab_size));
+    return TokenOf(row.token, result);
   }
 
   PoolParallel parallel_;

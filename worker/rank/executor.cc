@@ -13,11 +13,22 @@ namespace {
 
 absl::Status Bad(const std::string& what) { return absl::InvalidArgumentError(what); }
 
+// The prompt tokens that follow the rows of a slice.
+std::vector<TokenId> NextPromptTokens(const Slice& slice, int64_t prompt_tokens) {
+  const int64_t known =
+      std::min<int64_t>(static_cast<int64_t>(slice.token_ids.size()), prompt_tokens - slice.begin);
+  if (known <= 0) return {};  // output
+  std::vector<TokenId> next(slice.token_ids.begin() + 1, slice.token_ids.begin() + known);
+  if (slice.next_prompt_token.has_value()) next.push_back(*slice.next_prompt_token);
+  return next;
+}
+
 }  // namespace
 
-Executor::Executor(PipelineStage& stage, Sampler* sampler, const Clock& clock)
-    : stage_(stage), sampler_(sampler), clock_(clock) {
-  CHECK(sampler_ != nullptr || !stage_.is_last()) << "the last stage samples";
+Executor::Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock)
+    : stage_(stage), sampler_(sampler), scorer_(scorer), clock_(clock) {
+  CHECK((sampler_ != nullptr && scorer_ != nullptr) || !stage_.is_last())
+      << "the last stage samples and scores";
 }
 
 absl::StatusOr<StepResult> Executor::Execute(const StepPlan& plan, const std::atomic<bool>& stop) {
@@ -57,11 +68,16 @@ absl::Status Executor::Start(const SequenceStart& start) {
   RETURN_IF_ERROR(CheckTokens("cached_prompt_ids", start.cached_prompt_ids));
   RETURN_IF_ERROR(CheckTokens("replayed_output_ids", start.replayed_output_ids));
   RETURN_IF_ERROR(CheckTokens("end_token_ids", start.end_token_ids));
+  if (start.sampling.prompt_logprobs.has_value() && !start.cached_prompt_ids.empty()) {
+    return Bad(absl::StrCat("prompt_logprobs with ", start.cached_prompt_ids.size(),
+                            " cached prompt tokens, which no slice will carry"));
+  }
   for (const auto& [id, bias] : start.sampling.logit_bias) {
     RETURN_IF_ERROR(CheckTokens("logit_bias", {id}));
   }
   Sequence sequence;
   sequence.prompt_tokens = start.prompt_tokens;
+  sequence.prompt_logprobs = start.sampling.prompt_logprobs;
   sequence.num_tokens = static_cast<int64_t>(start.cached_prompt_ids.size());
   sequences_.emplace(start.sequence_id, std::move(sequence));
   if (sampler_ != nullptr) sampler_->Start(start);
@@ -84,6 +100,7 @@ absl::Status Executor::Run(const Unit& unit, const std::atomic<bool>& stop, Step
   std::vector<model::ModelSlice> slices;
   std::vector<int64_t> sampled_rows;
   std::vector<Sampler::Row> samples;
+  std::vector<PromptScorer::Part> scored_parts;
   int64_t rows = 0;
   for (const Slice& slice : unit.slices) {
     const Sequence& sequence = sequences_.find(slice.sequence_id)->second;
@@ -92,6 +109,16 @@ absl::Status Executor::Run(const Unit& unit, const std::atomic<bool>& stop, Step
                       .token_ids = slice.token_ids,
                       .prompt_tokens = sequence.prompt_tokens,
                       .block_table = sequence.block_table});
+    if (sequence.prompt_logprobs.has_value()) {
+      std::vector<TokenId> next = NextPromptTokens(slice, sequence.prompt_tokens);
+      if (!next.empty()) {
+        scored_parts.push_back({.sequence = slice.sequence_id,
+                                .row_begin = rows,
+                                .position_begin = slice.begin + 1,
+                                .next_tokens = std::move(next),
+                                .num_top = *sequence.prompt_logprobs});
+      }
+    }
     rows += static_cast<int64_t>(slice.token_ids.size());
     if (slice.sample) {
       sampled_rows.push_back(rows - 1);
@@ -103,11 +130,13 @@ absl::Status Executor::Run(const Unit& unit, const std::atomic<bool>& stop, Step
                               .sequences = ids,
                               .slices = slices},
                              stop));
-  if (unit.layer_end < num_layers || !stage_.is_last() || samples.empty()) {
-    return absl::OkStatus();
+  if (unit.layer_end < num_layers || !stage_.is_last()) return absl::OkStatus();
+  if (!samples.empty()) {
+    ASSIGN_OR_RETURN(const TensorView logits, stage_.Logits(sampled_rows));
+    RETURN_IF_ERROR(sampler_->Sample(samples, logits, result));
   }
-  ASSIGN_OR_RETURN(const TensorView logits, stage_.Logits(sampled_rows));
-  return sampler_->Sample(samples, logits, result);
+  if (scored_parts.empty()) return absl::OkStatus();
+  return scorer_->Score(scored_parts, stop, result);
 }
 
 absl::Status Executor::Advance(const Unit& unit, const Slice& slice) {
@@ -124,6 +153,7 @@ absl::Status Executor::Advance(const Unit& unit, const Slice& slice) {
                             stage_.config().max_position_embeddings));
   }
   RETURN_IF_ERROR(CheckTokens("token_ids", slice.token_ids));
+  RETURN_IF_ERROR(CheckNextPromptToken(slice, sequence));
   RETURN_IF_ERROR(AppendBlocks(slice, sequence));
   if (end > static_cast<int64_t>(sequence.block_table.size()) * kKvBlockTokens) {
     return Bad(absl::StrCat("slice ends at ", end, ", but the sequence has ",
@@ -148,6 +178,18 @@ absl::Status Executor::Advance(const Unit& unit, const Slice& slice) {
   }
   sequence.cut_layer = unit.layer_end < stage_.config().num_layers ? unit.layer_end : 0;
   return absl::OkStatus();
+}
+
+absl::Status Executor::CheckNextPromptToken(const Slice& slice, const Sequence& sequence) const {
+  const int64_t end = slice.begin + static_cast<int64_t>(slice.token_ids.size());
+  const bool needed = sequence.prompt_logprobs.has_value() && end < sequence.prompt_tokens;
+  if (slice.next_prompt_token.has_value() != needed) {
+    return Bad(absl::StrCat("slice ends at ", end, " of a prompt of ", sequence.prompt_tokens,
+                            " tokens with", sequence.prompt_logprobs ? "" : "out",
+                            " prompt_logprobs; next_prompt_token is ",
+                            needed ? "missing" : "one too many"));
+  }
+  return needed ? CheckTokens("next_prompt_token", {*slice.next_prompt_token}) : absl::OkStatus();
 }
 
 absl::Status Executor::AppendBlocks(const Slice& slice, Sequence& sequence) const {

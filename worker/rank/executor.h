@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "common/clock.h"
 #include "common/types.h"
 #include "worker/rank/pipeline_stage.h"
+#include "worker/rank/prompt_scorer.h"
 #include "worker/rank/sampler.h"
 #include "worker/step_plan.h"
 
@@ -25,8 +27,8 @@ namespace longhaul::worker::rank {
 // error the rank's state no longer follows the leader's: it must exit.
 class Executor {
  public:
-  // `sampler` may be null except on the last stage. All outlive the executor.
-  Executor(PipelineStage& stage, Sampler* sampler, const Clock& clock);
+  // `sampler` and `scorer` may be null except on the last stage. All outlive the executor.
+  Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock);
 
   // `stop` is looked at between layers: kCancelled when it is set.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const std::atomic<bool>& stop);
@@ -36,6 +38,7 @@ class Executor {
  private:
   struct Sequence {
     int64_t prompt_tokens = 0;
+    std::optional<int32_t> prompt_logprobs;
     int64_t num_tokens = 0;  // positions cached, or being computed by a cut unit
     int32_t cut_layer = 0;   // where the unit that holds this sequence was cut; 0 = none
     int64_t cut_begin = 0;   // its slice's first position
@@ -47,11 +50,13 @@ class Executor {
   absl::Status Run(const Unit& unit, const std::atomic<bool>& stop, StepResult& result);
   // Checks a slice and updates its sequence.
   absl::Status Advance(const Unit& unit, const Slice& slice);
+  absl::Status CheckNextPromptToken(const Slice& slice, const Sequence& sequence) const;
   absl::Status AppendBlocks(const Slice& slice, Sequence& sequence) const;
   absl::Status CheckTokens(const char* what, const std::vector<TokenId>& ids) const;
 
   PipelineStage& stage_;
   Sampler* const sampler_;
+  PromptScorer* const scorer_;
   const Clock& clock_;
   StepId last_step_ = 0;
   uint64_t num_units_ = 0;  // run so far, the current one included

@@ -29,6 +29,8 @@ RankMetrics::RankMetrics()
                       "Tokens taken through the first layer of a unit: prompt and output.")),
       sampled_tokens_(Counter(*registry_, "longhaul_worker_rank_sampled_tokens_total",
                               "Tokens sampled by this rank.")),
+      scored_tokens_(Counter(*registry_, "longhaul_worker_rank_prompt_logprobs_total",
+                             "Prompt tokens whose logprobs this rank computed.")),
       sequence_errors_(Counter(*registry_, "longhaul_worker_rank_sequence_errors_total",
                                "Sequences that failed for NaN or Inf in their logits.")),
       sequences_(
@@ -61,6 +63,9 @@ void RankMetrics::StepExecuted(const StepPlan& plan, const StepResult& result,
     }
   }
   sampled_tokens_.Increment(static_cast<double>(result.sampled.size()));
+  for (const SequencePromptLogprobs& part : result.prompt_logprobs) {
+    scored_tokens_.Increment(static_cast<double>(part.tokens.size()));
+  }
   sequence_errors_.Increment(static_cast<double>(result.errors.size()));
   sequences_.Set(static_cast<double>(num_sequences));
 }

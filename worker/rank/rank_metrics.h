@@ -31,6 +31,7 @@ class RankMetrics {
   prometheus::Histogram& step_seconds_;
   prometheus::Counter& tokens_;
   prometheus::Counter& sampled_tokens_;
+  prometheus::Counter& scored_tokens_;
   prometheus::Counter& sequence_errors_;
   prometheus::Gauge& sequences_;
   prometheus::Gauge& load_seconds_;

@@ -162,7 +162,8 @@ class Worker {
                                        *backend_),
         std::move(cache), *communicator_);
     sampler_ = std::make_unique<Sampler>(model_config_.vocab_size, *backend_);
-    executor_ = std::make_unique<Executor>(*stage_, sampler_.get(), clock_);
+    scorer_ = std::make_unique<PromptScorer>(*stage_, *backend_);
+    executor_ = std::make_unique<Executor>(*stage_, sampler_.get(), scorer_.get(), clock_);
     const double seconds = absl::ToDoubleSeconds(clock_.Now() - begin);
     LOG(INFO) << "event=loaded rank=" << config_.rank << " incarnation=" << place.incarnation
               << " seconds=" << seconds << " weight_bytes=" << weight_bytes
@@ -195,6 +196,7 @@ class Worker {
   std::unique_ptr<comm::Communicator> communicator_;
   std::unique_ptr<PipelineStage> stage_;
   std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<PromptScorer> scorer_;
   std::unique_ptr<Executor> executor_;
   BoundedQueue<std::variant<GroupPlace, StepPlan>> work_;
 };

@@ -47,12 +47,14 @@ class Pipeline {
                                          *rank.backend),
           *std::move(cache), *communicators_[i]);
       if (rank.stage->is_last()) {
+        rank.scorer = std::make_unique<PromptScorer>(*rank.stage, *rank.backend);
         rank.sampler = std::make_unique<Sampler>(config.vocab_size, *rank.backend);
         rank.sampler->set_logits_observer([this](SequenceId, int64_t, std::span<const float> row) {
           logits_.assign(row.begin(), row.end());
         });
       }
-      rank.executor = std::make_unique<Executor>(*rank.stage, rank.sampler.get(), clock_);
+      rank.executor =
+          std::make_unique<Executor>(*rank.stage, rank.sampler.get(), rank.scorer.get(), clock_);
     }
   }
 
@@ -74,6 +76,7 @@ class Pipeline {
     std::unique_ptr<backend::Backend> backend;
     std::unique_ptr<PipelineStage> stage;
     std::unique_ptr<Sampler> sampler;
+    std::unique_ptr<PromptScorer> scorer;
     std::unique_ptr<Executor> executor;
   };
   const SystemClock clock_;
