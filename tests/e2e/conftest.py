@@ -9,6 +9,8 @@ import threading
 
 import pytest
 
+import metrics
+
 SOURCE = pathlib.Path(os.environ["LONGHAUL_SOURCE_DIR"])
 PROGRAMS = pathlib.Path(os.environ["LONGHAUL_BIN_DIR"])
 READY_SECONDS = 60
@@ -89,6 +91,12 @@ def cluster():
     assert not alive, f"left behind: {alive}"
 
 
+@pytest.fixture(scope="module")
+def worker(cluster):
+    """Metrics of the cluster's leader."""
+    return metrics.WorkerMetrics(cluster.pid_of("longhaul-worker leader"))
+
+
 @pytest.fixture(scope="session")
 def stubs():
     """Python stubs made from the protos alone."""
@@ -99,11 +107,14 @@ def stubs():
         [sys.executable, "-m", "grpc_tools.protoc", "-I", SOURCE / "proto",
          f"--python_out={folder}", f"--grpc_python_out={folder}", *protos], check=True)
     sys.path.insert(0, str(folder))
-    from longhaul.v1 import inference_pb2, inference_pb2_grpc, types_pb2
+    from longhaul.v1 import (inference_pb2, inference_pb2_grpc, types_pb2, worker_pb2,
+                             worker_pb2_grpc)
     class Stubs:
         pass
     result = Stubs()
     result.inference = inference_pb2
     result.service = inference_pb2_grpc
     result.types = types_pb2
+    result.worker = worker_pb2
+    result.worker_service = worker_pb2_grpc
     return result
