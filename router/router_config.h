@@ -18,6 +18,7 @@ struct RouterConfig {
   int32_t port = 8000;
   int32_t grpc_port = 9000;
   std::vector<std::string> worker;
+  std::vector<std::string> allowed_origins;
 
   int32_t max_requests = 1024;
   int32_t max_queued = 1024;
@@ -47,6 +48,9 @@ void VisitFields(V&& v, RouterConfig& c) {
   v("port", c.port, Bounds{0, 65535}, "Port of REST; 0 = any free one.");
   v("grpc-port", c.grpc_port, Bounds{0, 65535}, "Port of gRPC; 0 = any free one.");
   v("worker", c.worker, "Address of a leader, host:port or unix:/path; one or more.");
+  v("allowed-origins", c.allowed_origins,
+    "Origin of web pages that may use REST from a browser (CORS), https://host[:port] or * for "
+    "any; one or more, none = off.");
   v("max-requests", c.max_requests, Bounds{1, 65536},
     "Live requests (tokenizing, queued, running); more are refused.");
   v("max-queued", c.max_queued, Bounds{1, 1 << 20},

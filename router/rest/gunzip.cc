@@ -9,10 +9,14 @@
 namespace longhaul::router::rest {
 namespace {
 
+// zlib's way to say which formats it takes.
+constexpr int kGzipOrZlib = MAX_WBITS + 32;
+constexpr int kGzipOnly = MAX_WBITS + 16;
+
 // Frees zlib's state on every way out.
 class Inflater {
  public:
-  Inflater() { ready_ = inflateInit2(&stream_, MAX_WBITS + 32) == Z_OK; }  // +32: gzip or zlib
+  Inflater() { ready_ = inflateInit2(&stream_, kGzipOrZlib) == Z_OK; }
   ~Inflater() {
     if (ready_) inflateEnd(&stream_);
   }
@@ -37,6 +41,8 @@ absl::StatusOr<std::string> Gunzip(std::string_view data, size_t limit_bytes) {
   z_stream& stream = inflater.stream();
   std::string output;
   size_t written = 0;
+  const bool is_gzip = data.starts_with('\x1f');
+  int64_t num_members = 0;
   // zlib counts in 32 bits: input and output go in steps.
   while (true) {
     if (stream.avail_in == 0 && !data.empty()) {
@@ -58,11 +64,18 @@ absl::StatusOr<std::string> Gunzip(std::string_view data, size_t limit_bytes) {
     }
     const bool input_over = stream.avail_in == 0 && data.empty();
     if (result == Z_STREAM_END) {
+      num_members++;
       if (input_over) break;
-      if (inflateReset(&stream) != Z_OK) return absl::InternalError("zlib could not be reset");
+      if (!is_gzip) {
+        return absl::InvalidArgumentError("the body goes on behind the end of its zlib data");
+      }
+      if (inflateReset2(&stream, kGzipOnly) != Z_OK) {
+        return absl::InternalError("zlib could not be reset");
+      }
     } else if (result != Z_OK || (input_over && stream.avail_out != 0)) {
+      const std::string where = num_members > 0 ? absl::StrCat(" behind member ", num_members) : "";
       return absl::InvalidArgumentError(
-          absl::StrCat("the body is not valid gzip data: ",
+          absl::StrCat("the body is not valid gzip data", where, ": ",
                        stream.msg != nullptr ? stream.msg : "it ends too early"));
     }
   }

@@ -22,6 +22,7 @@ struct HttpRequest {
   std::string client_request_id = {};  // X-Request-Id if printable and short; else the id
   std::string traceparent = {};        // W3C trace context if well-formed
   std::string timeout = {};            // X-Request-Timeout as it came, at most 64 bytes
+  std::string content_type = {};       // lower case, without parameters
   std::string content_encoding = {};   // lower case
   std::string body = {};
   std::optional<BodyBudget::Lease> body_lease = {};  // what `body` occupies
@@ -47,8 +48,9 @@ class HttpExchange {
   virtual void EndStream() = 0;
 
   // `abandoned` is called at most once, and not after completion: with kCancelled when the client
-  // is gone or reads nothing (nothing can be sent any more), with kUnavailable when the server
-  // stops (the exchange should be completed with that error). It lives as long as the exchange.
+  // is gone, with kUnavailable when the server stops. The exchange should be completed with that
+  // error, for a client that closed only its sending side. It lives as long as the exchange. A
+  // request without it goes on when its client sends no more.
   virtual void OnAbandoned(std::function<void(const absl::Status&)> abandoned) = 0;
 };
 

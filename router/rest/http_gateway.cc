@@ -172,8 +172,9 @@ class HttpGateway::Server {
   void Refuse(tcp::socket socket) {
     const HttpReply reply =
         HttpErrorReply(503, absl::StrCat("too many connections, limit ", options_.max_connections));
-    const std::string text =
-        SerializeReply(reply, {.keep_alive = false, .request_id = RequestId::Random().ToString()});
+    const std::string text = SerializeReply(reply, {.keep_alive = false,
+                                                    .request_id = RequestId::Random().ToString(),
+                                                    .cors = options_.cors.HeaderLines("")});
     Error ignored;  // the peer may be gone; either way the socket closes here
     socket.non_blocking(true, ignored);
     socket.write_some(asio::buffer(text), ignored);

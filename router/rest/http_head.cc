@@ -41,8 +41,19 @@ void ReadHeadFields(const http::request<http::empty_body>& head, HttpRequest& re
   std::string traceparent(head["traceparent"]);
   if (IsTraceparent(traceparent)) request.traceparent = std::move(traceparent);
   request.timeout = std::string(head["X-Request-Timeout"].substr(0, kMaxTimeoutBytes));
+  const auto content_type = head[http::field::content_type];
+  request.content_type =
+      absl::AsciiStrToLower(std::string(content_type.substr(0, content_type.find(';'))));
+  absl::StripAsciiWhitespace(&request.content_type);
   request.content_encoding =
       absl::AsciiStrToLower(std::string(head[http::field::content_encoding]));
+}
+
+CorsRequest ReadCorsRequest(const http::request<http::empty_body>& head) {
+  return {.method = std::string(head.method_string()),
+          .origin = std::string(head[http::field::origin]),
+          .requested_method = std::string(head[http::field::access_control_request_method]),
+          .requested_headers = std::string(head[http::field::access_control_request_headers])};
 }
 
 std::optional<std::string> DecodePath(std::string_view target) {

@@ -5,6 +5,7 @@
 
 #include "absl/time/time.h"
 #include "common/clock.h"
+#include "router/rest/cors.h"
 
 namespace longhaul::router::rest {
 
@@ -34,6 +35,8 @@ struct HttpOptions {
   // A stream's status line leaves with the first event or after this, whichever is first: a prompt
   // that is refused at once (too long, queue full) still gets its own status code.
   absl::Duration stream_head_grace = absl::Seconds(1);
+
+  CorsPolicy cors = {};  // which web pages may use the API
 
   const Clock* clock =
       nullptr;  // `created` and deadlines; null = the system's. Outlives the gateway

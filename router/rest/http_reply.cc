@@ -10,9 +10,9 @@ namespace {
 std::string StatusLine(int status, const HttpFraming& framing) {
   const auto reason = boost::beast::http::obsolete_reason(
       boost::beast::http::int_to_status(static_cast<unsigned>(status)));
-  return absl::StrCat(framing.http_1_1 ? "HTTP/1.1 " : "HTTP/1.0 ", status, " ",
-                      std::string(reason),
-                      "\r\nServer: longhaul\r\nX-Request-Id: ", framing.request_id, "\r\n");
+  return absl::StrCat(
+      framing.http_1_1 ? "HTTP/1.1 " : "HTTP/1.0 ", status, " ", std::string(reason),
+      "\r\nServer: longhaul\r\nX-Request-Id: ", framing.request_id, "\r\n", framing.cors);
 }
 
 // What the version does not imply already.
@@ -25,8 +25,10 @@ std::string_view ConnectionLine(const HttpFraming& framing) {
 
 std::string SerializeReply(const HttpReply& reply, const HttpFraming& framing) {
   std::string text = StatusLine(reply.status, framing);
-  absl::StrAppend(&text, "Content-Type: ", reply.content_type,
-                  "\r\nContent-Length: ", reply.body.size(), "\r\n");
+  if (reply.status != 204) {
+    absl::StrAppend(&text, "Content-Type: ", reply.content_type,
+                    "\r\nContent-Length: ", reply.body.size(), "\r\n");
+  }
   for (const auto& [name, value] : reply.headers) {
     absl::StrAppend(&text, name, ": ", value, "\r\n");
   }

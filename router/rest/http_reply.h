@@ -20,9 +20,10 @@ struct HttpFraming {
   bool keep_alive = true;
   bool head_only = false;  // answer to HEAD: the length of a body that is not sent
   std::string request_id;  // X-Request-Id, printable ASCII
+  std::string cors = {};   // CorsPolicy::HeaderLines
 };
 
-// Head and body as they go over the wire.
+// Head and body as they go over the wire. A 204 has neither type nor length.
 std::string SerializeReply(const HttpReply& reply, const HttpFraming& framing);
 
 // The head of a text/event-stream, chunked for HTTP/1.1, until the end of the connection otherwise.

@@ -14,6 +14,7 @@
 #include "common/logging.h"
 #include "router/rest/http_head.h"
 #include "router/rest/openai_error.h"
+#include "router/rest/request_body.h"
 
 namespace longhaul::router::rest {
 namespace {
@@ -90,8 +91,9 @@ void HttpSession::AwaitRequest() {
   state_ = State::kIdle;
   sse_ = nullptr;
   request_ = {};
-  framing_ = {};
+  framing_ = {.cors = options_.cors.HeaderLines("")};
   if (stopping_) return Close();
+  SkipEmptyLines();
   if (buffer_.size() > 0) return ReadHead();
   if (peer_done_) return Close();
   ArmTimer(options_.idle_timeout);
@@ -106,7 +108,7 @@ void HttpSession::ReadHead() {
   body_parser_.reset();
   head_parser_.emplace();
   head_parser_->header_limit(static_cast<uint32_t>(options_.max_header_bytes));
-  head_parser_->body_limit(static_cast<uint64_t>(options_.max_body_bytes));
+  head_parser_->body_limit(boost::none);  // AcceptBody refuses with more to say
   ArmTimer(options_.header_timeout);
   http::async_read_header(
       *socket_, buffer_, *head_parser_,
@@ -129,25 +131,50 @@ bool HttpSession::AcceptHead() {
   framing_.head_only = head.method() == http::verb::head;
   ReadHeadFields(head, request_);
   framing_.request_id = request_.client_request_id;
-  if (std::optional<HttpReply> refusal = handler_.Refuse(request_.method, request_.path)) {
-    if (!head_parser_->is_done()) framing_.keep_alive = false;  // its body is not read
-    Respond(*refusal);
+  const CorsRequest cors = ReadCorsRequest(head);
+  framing_.cors = options_.cors.HeaderLines(cors.origin);
+  std::optional<HttpReply> reply = options_.cors.AnswerPreflight(cors);
+  if (!reply.has_value()) reply = handler_.Refuse(request_.method, request_.path);
+  if (reply.has_value()) {
+    // A body is not read, nor what may be another request.
+    if (!head_parser_->is_done() || buffer_.size() > 0) framing_.keep_alive = false;
+    Respond(*reply);
     return false;
   }
-  if (head_parser_->is_done()) return true;
+  return AcceptBody();
+}
 
-  request_.body_lease.emplace(budget_);
-  const auto length = head_parser_->content_length();
-  if (length.has_value() && !request_.body_lease->GrowTo(static_cast<int64_t>(*length))) {
-    Refuse(HttpErrorReply(503, "too many request bodies are being read"));
+bool HttpSession::AcceptBody() {
+  const auto& head = head_parser_->get();
+  const auto refuse = [this](int status, std::string_view message) {
+    Refuse(HttpErrorReply(status, message));
     return false;
+  };
+  if (head_parser_->is_done()) {
+    if (head.method() != http::verb::post || head.has_content_length()) return true;
+    if (head.count(http::field::transfer_encoding) > 0) {
+      return refuse(501, "Transfer-Encoding can only be chunked");
+    }
+    return refuse(411, "a POST needs Content-Length or Transfer-Encoding: chunked");
+  }
+  if (std::optional<HttpReply> refusal = RefuseContent(request_)) {
+    Refuse(*std::move(refusal));
+    return false;
+  }
+  const auto length = head_parser_->content_length();
+  if (length.has_value() && *length > static_cast<uint64_t>(options_.max_body_bytes)) {
+    return refuse(413, absl::StrCat("the body of ", *length, " bytes is larger than the limit of ",
+                                    options_.max_body_bytes, " bytes"));
+  }
+  request_.body_lease.emplace(budget_);
+  if (length.has_value() && !request_.body_lease->GrowTo(static_cast<int64_t>(*length))) {
+    return refuse(503, "too many request bodies are being read");
   }
   const std::string expect = absl::AsciiStrToLower(std::string(head[http::field::expect]));
   if (expect == "100-continue" && framing_.http_1_1) {
     output_->Write("HTTP/1.1 100 Continue\r\n\r\n");
   } else if (!expect.empty() && expect != "100-continue") {
-    Refuse(HttpErrorReply(417, "Expect can only be 100-continue"));
-    return false;
+    return refuse(417, "Expect can only be 100-continue");
   }
   return true;
 }
@@ -156,6 +183,7 @@ void HttpSession::ReadBody() {
   if (state_ != State::kBody) {
     state_ = State::kBody;
     body_parser_.emplace(std::move(*head_parser_));
+    body_parser_->body_limit(static_cast<uint64_t>(options_.max_body_bytes));
     body_progress_ = 0;
     ArmTimer(options_.body_timeout);
   }
@@ -221,10 +249,10 @@ void HttpSession::Dispatch() {
   HttpRequest request = std::move(request_);
   request_ = {};
   request_.id = request.id;
-  handler_.Handle(std::move(request), shared_from_this());
-  if (state_ != State::kRunning) return;
+  SkipEmptyLines();
   if (buffer_.size() > 0) RefusePipelined();
-  ReadBytes();
+  handler_.Handle(std::move(request), shared_from_this());
+  if (state_ == State::kRunning) ReadBytes();
 }
 
 void HttpSession::ReadBytes() {
@@ -245,14 +273,17 @@ void HttpSession::OnBytes(const Error& error, size_t num_bytes) {
       framing_.keep_alive = false;
       return;
     }
+    if (state_ == State::kRunning && error == asio::error::eof) return OnEndOfInput();
     return Close();
   }
   buffer_.commit(num_bytes);
   switch (state_) {
     case State::kIdle:
-      return ReadHead();
+      SkipEmptyLines();
+      return buffer_.size() > 0 ? ReadHead() : ReadBytes();
     case State::kRunning:
-      RefusePipelined();
+      SkipEmptyLines();
+      if (buffer_.size() > 0) RefusePipelined();
       return ReadBytes();
     case State::kLingering:
       buffer_.consume(buffer_.size());
@@ -260,6 +291,21 @@ void HttpSession::OnBytes(const Error& error, size_t num_bytes) {
     default:  // kFlushing: the next request, which waits in the buffer
       return;
   }
+}
+
+void HttpSession::OnEndOfInput() {
+  framing_.keep_alive = false;
+  if (!abandoned_) return;
+  // Reaches only a client that is still there.
+  Abandon(absl::CancelledError(
+      "the client closed its side of the connection before the answer, which cancels the request"));
+  if (state_ == State::kRunning) Close();
+}
+
+void HttpSession::SkipEmptyLines() {
+  const auto bytes = buffer_.cdata();
+  const std::string_view text(static_cast<const char*>(bytes.data()), bytes.size());
+  buffer_.consume(std::min(text.find_first_not_of("\r\n"), text.size()));
 }
 
 void HttpSession::RefusePipelined() {

@@ -24,11 +24,13 @@ namespace longhaul::router::rest {
 // One HTTP/1.1 connection: reads a request within its limits, hands it to the handler, writes the
 // response, and again. Knows nothing of models.
 //
-// While a request runs, a read stays pending: end of file there means that the client is gone
-// (abandons the exchange), bytes mean a pipelined request, which is refused by closing after the
-// current response. Owned by the strand that is the socket's executor; Start, Shutdown and Abort
-// may be called from any thread. Kept alive by its pending operations, and by the gateway until it
-// reports `on_closed` (once, on the strand).
+// While a request runs, a read stays pending. End of file there abandons the exchange: a client
+// that is gone and one that closed only its sending side look the same, and the first must not keep
+// a model busy (docs/life_of_a_request.md). Bytes there, or behind the request, are a pipelined
+// request: it is dropped, and the connection closes after the current response. Owned by the strand
+// that is the socket's executor; Start, Shutdown and Abort may be called from any thread. Kept
+// alive by its pending operations, and by the gateway until it reports `on_closed` (once, on the
+// strand).
 class HttpSession final : public HttpExchange, public std::enable_shared_from_this<HttpSession> {
  public:
   // `options`, `handler` and `budget` are borrowed and outlive the session.
@@ -69,6 +71,8 @@ class HttpSession final : public HttpExchange, public std::enable_shared_from_th
   void OnHead(const Error& error);
   // Fills request_ and framing_ from the head; false if it was answered already.
   bool AcceptHead();
+  // The same for what the head says of a body that is to come.
+  bool AcceptBody();
   void ReadBody();
   void OnBody(const Error& error, size_t num_bytes);
   void OnReadError(const Error& error);
@@ -77,6 +81,9 @@ class HttpSession final : public HttpExchange, public std::enable_shared_from_th
   // The one read that is pending outside of head and body.
   void ReadBytes();
   void OnBytes(const Error& error, size_t num_bytes);
+  void OnEndOfInput();
+  // Empty lines between requests mean nothing (RFC 9112, 2.2).
+  void SkipEmptyLines();
   void RefusePipelined();
 
   // Answers a request that never reached the handler and closes.

@@ -74,7 +74,7 @@ HttpReply ErrorReply(const absl::Status& status) {
 }
 
 HttpReply HttpErrorReply(int http_status, std::string_view message) {
-  const char* type = http_status < 500 ? "invalid_request_error" : "service_unavailable";
+  const char* type = http_status == 503 ? "service_unavailable" : "invalid_request_error";
   HttpReply reply{.status = http_status, .body = Body(message, type, "", nullptr)};
   if (http_status == 503) reply.headers.emplace_back("Retry-After", "1");
   return reply;

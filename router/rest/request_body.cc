@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "router/rest/gunzip.h"
 #include "router/rest/openai_error.h"
@@ -11,10 +12,23 @@ namespace {
 
 bool IsPlain(const std::string& encoding) { return encoding.empty() || encoding == "identity"; }
 
+bool IsKnown(const std::string& encoding) {
+  return IsPlain(encoding) || encoding == "gzip" || encoding == "x-gzip" || encoding == "deflate";
+}
+
 }  // namespace
 
-bool IsKnownEncoding(const std::string& encoding) {
-  return IsPlain(encoding) || encoding == "gzip" || encoding == "x-gzip" || encoding == "deflate";
+std::optional<HttpReply> RefuseContent(const HttpRequest& request) {
+  const std::string& type = request.content_type;
+  if (!type.empty() && type != "application/json" && !type.ends_with("+json")) {
+    return HttpErrorReply(415,
+                          absl::StrCat("Content-Type is \"", type, "\", must be application/json"));
+  }
+  if (!IsKnown(request.content_encoding)) {
+    return HttpErrorReply(415, absl::StrCat("Content-Encoding is \"", request.content_encoding,
+                                            "\", only gzip and deflate are known"));
+  }
+  return std::nullopt;
 }
 
 absl::StatusOr<std::string> ReadableBody(HttpRequest& request, int64_t limit_bytes) {

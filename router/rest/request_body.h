@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -9,8 +10,9 @@
 
 namespace longhaul::router::rest {
 
-// True for the content encodings that ReadableBody undoes: none, identity, gzip, deflate.
-bool IsKnownEncoding(const std::string& content_encoding);
+// The 415 for a body that is not JSON, or in an encoding that ReadableBody does not undo (it undoes
+// gzip and deflate). A body of no stated type is taken for JSON.
+std::optional<HttpReply> RefuseContent(const HttpRequest& request);
 
 // Takes the body out of `request`, decompressed if it came so. Slow for a large body: call on a
 // DecodePool. Errors: kInvalidArgument (damaged), kOutOfRange (more than `limit_bytes`),

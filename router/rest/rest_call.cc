@@ -155,8 +155,7 @@ void RestCall::OnAbandoned(const absl::Status& status) {
   LOG(INFO) << "request=" << http_request_.id.ToString() << " event=abandoned reason=\""
             << status.message() << "\"";
   if (sink_ != nullptr) context_.intake.Cancel(http_request_.id);
-  if (absl::IsUnavailable(status)) return Fail(status);
-  Finish();
+  Fail(status);
 }
 
 void RestCall::Fail(const absl::Status& status) {

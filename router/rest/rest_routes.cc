@@ -62,11 +62,6 @@ std::optional<HttpReply> RestRoutes::Refuse(std::string_view method, std::string
 void RestRoutes::Handle(HttpRequest request, std::shared_ptr<HttpExchange> exchange) {
   const std::string& path = request.path;
   if (request.method != "POST") return exchange->Reply(Get(path));
-  if (!IsKnownEncoding(request.content_encoding)) {
-    return exchange->Reply(
-        HttpErrorReply(415, absl::StrCat("Content-Encoding is \"", request.content_encoding,
-                                         "\", only gzip and deflate are known")));
-  }
   if (path == "/v1/chat/completions") {
     RestCall::Start(context_, OpenAiEndpoint::kChatCompletions, std::move(request), exchange);
   } else if (path == "/v1/completions") {

@@ -38,6 +38,8 @@ void RawHttpClient::Close() {
   socket_ = -1;
 }
 
+void RawHttpClient::CloseSending() { shutdown(socket_, SHUT_WR); }
+
 bool RawHttpClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t sent = send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -89,7 +91,9 @@ RawHttpResponse RawHttpClient::ReadResponse(milliseconds timeout) {
     response.headers[name] = head.substr(colon + 2, end - colon - 2);
     line = end + 2;
   }
-  if (response.headers.contains("content-length")) {
+  if (response.status == 204) {  // has no body, whatever its headers say
+    response.complete = true;
+  } else if (response.headers.contains("content-length")) {
     const size_t length = std::stoul(response.headers["content-length"]);
     while (buffer_.size() < length && Fill(deadline)) {
     }

@@ -36,6 +36,8 @@ class RawHttpClient {
   // True if the server ends the connection (and sends nothing before).
   bool WaitForClose(std::chrono::milliseconds timeout = std::chrono::seconds(5));
   void Close();
+  // Sends no more, and still reads.
+  void CloseSending();
 
  private:
   // Appends what is there to buffer_; false at the end of the connection or at `deadline`.

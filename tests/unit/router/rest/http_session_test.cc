@@ -127,7 +127,21 @@ TEST_F(HttpSessionTest, RefusesTooLargeBodies) {
   const RawHttpResponse by_length =
       Exchange("POST " + kPath + " HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n");
   EXPECT_EQ(by_length.status, 413);
-  EXPECT_THAT(by_length.body, HasSubstr("1000 bytes"));
+  EXPECT_THAT(by_length.body, HasSubstr("the body of 1001 bytes is larger than the limit of 1000"));
+  for (const char* length : {"2147483648", "9223372036854775808", "18446744073709551615"}) {
+    client_ = std::make_unique<RawHttpClient>(gateway_->port());
+    const RawHttpResponse huge = Exchange("POST " + kPath + " HTTP/1.1\r\nX-Request-Id: job-7\r\n" +
+                                          "Content-Length: " + length + "\r\n\r\n");
+    EXPECT_EQ(huge.status, 413) << length;
+    EXPECT_EQ(huge.headers.at("x-request-id"), "job-7");
+    EXPECT_TRUE(client_->WaitForClose());
+  }
+  // Whoever asks first learns it before the body is sent.
+  client_ = std::make_unique<RawHttpClient>(gateway_->port());
+  EXPECT_EQ(Exchange("POST " + kPath + " HTTP/1.1\r\nExpect: 100-continue\r\n" +
+                     "Content-Length: 1001\r\n\r\n")
+                .status,
+            413);
   // By what comes, also when the client sends on without reading.
   client_ = std::make_unique<RawHttpClient>(gateway_->port());
   client_->Send("POST " + kPath + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -154,7 +168,90 @@ TEST_F(HttpSessionTest, ReadsGzipAndBoundsWhatComesOutOfIt) {
   EXPECT_EQ(Exchange(HttpPost(kPath, gzip(kChat), encoding)).status, 200);
   EXPECT_EQ(Exchange(HttpPost(kPath, gzip(std::string(1 << 20, ' ')), encoding)).status, 413);
   EXPECT_EQ(Exchange(HttpPost(kPath, "not gzip", encoding)).status, 400);
-  EXPECT_EQ(Exchange(HttpPost(kPath, kChat, "Content-Encoding: br\r\n")).status, 415);
+  EXPECT_EQ(
+      Exchange(HttpPost(kPath, gzip(kChat.substr(0, 9)) + gzip(kChat.substr(9)), encoding)).status,
+      200);
+  // Neither member alone is too large.
+  const std::string half = gzip(std::string(60000, ' '));
+  EXPECT_EQ(Exchange(HttpPost(kPath, half + half, encoding)).status, 413);
+  const RawHttpResponse garbage = Exchange(HttpPost(kPath, gzip(kChat) + "garbage", encoding));
+  EXPECT_EQ(garbage.status, 400);
+  EXPECT_THAT(garbage.body, HasSubstr("behind member 1"));
+}
+
+TEST_F(HttpSessionTest, RefusesContentItCannotReadBeforeItComes) {
+  struct Case {
+    const char* header;
+    const char* message;  // a part of it
+  };
+  const Case cases[] = {
+      {"Content-Encoding: br", R"(Content-Encoding is \"br\", only gzip and deflate)"},
+      {"Content-Encoding: gzip, gzip", R"(Content-Encoding is \"gzip, gzip\")"},
+      {"Content-Type: text/plain; charset=utf-8", R"(Content-Type is \"text/plain\", must be)"},
+      {"Content-Type: multipart/form-data; boundary=x", "must be application/json"},
+      {"Content-Type: application/x-www-form-urlencoded", "must be application/json"},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.header);
+    client_ = std::make_unique<RawHttpClient>(gateway_->port());
+    const RawHttpResponse response =
+        Exchange("POST " + kPath + " HTTP/1.1\r\nHost: x\r\n" + c.header +
+                 "\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n");
+    EXPECT_EQ(response.status, 415);
+    EXPECT_THAT(response.body, HasSubstr(c.message));
+    EXPECT_TRUE(client_->WaitForClose());
+  }
+}
+
+TEST_F(HttpSessionTest, ReadsJsonUnderEachOfItsNames) {
+  for (const char* type : {"", "Content-Type:\r\n", "Content-Type: application/json\r\n",
+                           "Content-Type: Application/JSON ; charset=UTF-8\r\n",
+                           "Content-Type: application/vnd.api+json\r\n"}) {
+    EXPECT_EQ(Exchange("POST " + kPath + " HTTP/1.1\r\nHost: x\r\n" + type +
+                       "Content-Length: " + std::to_string(kChat.size()) + "\r\n\r\n" + kChat)
+                  .status,
+              200)
+        << type;
+  }
+}
+
+TEST_F(HttpSessionTest, APostSaysHowLongItIs) {
+  const RawHttpResponse none = Exchange("POST " + kPath + " HTTP/1.1\r\nHost: x\r\n\r\n" + kChat);
+  EXPECT_EQ(none.status, 411);
+  EXPECT_THAT(none.body, HasSubstr("Content-Length"));
+  EXPECT_TRUE(client_->WaitForClose());  // what follows may be a body
+  client_ = std::make_unique<RawHttpClient>(gateway_->port());
+  const RawHttpResponse empty = Exchange(HttpPost(kPath, ""));
+  EXPECT_EQ(empty.status, 400);
+  EXPECT_THAT(empty.body, HasSubstr("the body is empty"));
+  EXPECT_EQ(Exchange(HttpGet("/health")).status, 200);
+}
+
+TEST_F(HttpSessionTest, OnlyChunkedCanEncodeTheTransfer) {
+  for (const char* coding : {"gzip", "gzip, chunked", "chunked, gzip", "identity"}) {
+    SCOPED_TRACE(coding);
+    client_ = std::make_unique<RawHttpClient>(gateway_->port());
+    const RawHttpResponse response = Exchange("POST " + kPath + " HTTP/1.1\r\nHost: x\r\n" +
+                                              "Transfer-Encoding: " + coding + "\r\n\r\n" + kChat);
+    EXPECT_TRUE(response.status == 400 || response.status == 501) << response.status;
+    EXPECT_TRUE(client_->WaitForClose());
+  }
+}
+
+TEST_F(HttpSessionTest, OtherVersionsOfHttpAreRefused) {
+  for (const char* bytes :
+       {"GET /health HTTP/1.2\r\nHost: x\r\n\r\n", "GET /health HTTP/0.9\r\n\r\n",
+        "GET /health HTTP/3.0\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}) {
+    SCOPED_TRACE(bytes);
+    client_ = std::make_unique<RawHttpClient>(gateway_->port());
+    const RawHttpResponse response = Exchange(bytes);
+    EXPECT_EQ(response.status, 505);
+    EXPECT_THAT(response.body, HasSubstr(R"("type":"invalid_request_error")"));
+    EXPECT_THAT(response.body, HasSubstr("HTTP/1.1"));
+    EXPECT_FALSE(response.headers.contains("retry-after"));
+    EXPECT_EQ(response.headers.at("connection"), "close");
+    EXPECT_TRUE(client_->WaitForClose());
+  }
 }
 
 TEST_F(HttpSessionTest, RefusesTooLargeHeads) {
@@ -197,6 +294,78 @@ TEST_F(HttpSessionTest, PipelinedWithTheRequestIsRefusedToo) {
   EXPECT_TRUE(client_->WaitForClose());
 }
 
+TEST_F(HttpSessionTest, PipelinedBehindAnAnswerThatIsReadyIsRefusedAlike) {
+  for (const char* first : {"/health", "/nothing"}) {
+    client_ = std::make_unique<RawHttpClient>(gateway_->port());
+    EXPECT_EQ(Exchange(HttpGet(first) + HttpPost(kPath, kChat)).headers.at("connection"), "close");
+    EXPECT_TRUE(client_->WaitForClose());
+  }
+  EXPECT_EQ(intake_->Submitted().size(), 0u);
+}
+
+TEST_F(HttpSessionTest, PipelinedBytesAreDroppedHoweverManyTheyAre) {
+  StartWith({}, {.never_finish = true});
+  client_->Send(HttpPost(kPath, kChat));
+  ASSERT_TRUE(intake_->WaitForSubmitted(1, absl::Seconds(5)));
+  // Far more than any buffer on the way: they are read, or this would block.
+  const std::string many = HttpPost(kPath, std::string(1 << 20, ' '));
+  for (int i = 0; i < 16; i++) ASSERT_TRUE(client_->Send(many));
+  gateway_->Stop();
+  EXPECT_EQ(client_->ReadResponse().headers["connection"], "close");
+  EXPECT_EQ(intake_->Submitted().size(), 1u);
+}
+
+TEST_F(HttpSessionTest, EmptyLinesAroundRequestsMeanNothing) {
+  StartWith({}, {.prefill = absl::Milliseconds(50)});
+  EXPECT_EQ(Exchange("\r\n\r\n" + HttpPost(kPath, kChat) + "\r\n").status, 200);
+  client_->Send("\r");
+  client_->Send("\n");
+  client_->Send(HttpPost(kPath, kChat));
+  ASSERT_TRUE(intake_->WaitForSubmitted(2, absl::Seconds(5)));
+  client_->Send("\r\n");
+  EXPECT_EQ(client_->ReadResponse().status, 200);
+  const RawHttpResponse last = Exchange(HttpGet("/health"));
+  EXPECT_EQ(last.status, 200);
+  EXPECT_FALSE(last.headers.contains("connection"));
+}
+
+TEST_F(HttpSessionTest, AHalfClosedConnectionCountsAsADisconnectAndIsTold) {
+  StartWith({}, {.never_finish = true});
+  client_->Send(HttpPost(kPath, kChat));
+  ASSERT_TRUE(intake_->WaitForSubmitted(1, absl::Seconds(5)));
+  client_->CloseSending();
+  EXPECT_TRUE(intake_->WaitForCancelled(1, absl::Seconds(5)));
+  const RawHttpResponse response = client_->ReadResponse();
+  EXPECT_EQ(response.status, 499);
+  EXPECT_THAT(response.body, HasSubstr("closed its side of the connection"));
+  EXPECT_TRUE(client_->WaitForClose());
+}
+
+TEST_F(HttpSessionTest, AHalfClosedConnectionEndsItsStreamWithTheReason) {
+  StartWith({}, {.never_finish = true});
+  client_->Send(HttpPost(
+      kPath, R"({"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]})"));
+  client_->ReadUntil("world");
+  client_->CloseSending();
+  EXPECT_TRUE(intake_->WaitForCancelled(1, absl::Seconds(5)));
+  const std::string rest = client_->ReadUntil("data: [DONE]\n\n\r\n0\r\n\r\n");
+  EXPECT_THAT(rest, HasSubstr("closed its side of the connection"));
+  EXPECT_TRUE(rest.ends_with("0\r\n\r\n")) << rest;
+  EXPECT_TRUE(client_->WaitForClose());
+}
+
+TEST_F(HttpSessionTest, WhatNobodyCouldCancelIsAnsweredToAHalfClosedConnection) {
+  for (const std::string& request :
+       {HttpGet("/health"), HttpPost("/tokenize", R"({"prompt":"AB"})"),
+        HttpPost(kPath, "{}", "Content-Encoding: br\r\n")}) {
+    client_ = std::make_unique<RawHttpClient>(gateway_->port());
+    client_->Send(request);
+    client_->CloseSending();
+    EXPECT_TRUE(client_->ReadResponse().complete) << request;
+    EXPECT_TRUE(client_->WaitForClose());
+  }
+}
+
 TEST_F(HttpSessionTest, ADisconnectIsSeenBehindPipelinedBytes) {
   StartWith({}, {.never_finish = true});
   client_->Send(HttpPost(kPath, kChat) + HttpGet("/health"));
@@ -222,6 +391,29 @@ TEST_F(HttpSessionTest, HalfABodyAndSilenceIsCutOff) {
   StartWith({.body_timeout = absl::Milliseconds(100)});
   const std::string request = HttpPost(kPath, kChat);
   EXPECT_EQ(Exchange(request.substr(0, request.size() - 10)).status, 408);
+  EXPECT_TRUE(client_->WaitForClose());
+}
+
+TEST_F(HttpSessionTest, ABodyThatDripsIsCutOff) {
+  StartWith({.body_timeout = absl::Milliseconds(150)});
+  const std::string request = HttpPost(kPath, std::string(100, ' '));
+  client_->Send(request.substr(0, request.size() - 100));
+  const auto begin = std::chrono::steady_clock::now();
+  std::string answer;
+  for (int i = 0; i < 40 && answer.empty(); i++) {
+    if (!client_->Send(" ")) break;
+    answer = client_->ReadUntil("\r\n\r\n", std::chrono::milliseconds(20));
+  }
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n")) << answer;
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(700));
+}
+
+TEST_F(HttpSessionTest, ChunkedHalfABodyAndSilenceIsCutOff) {
+  StartWith({.body_timeout = absl::Milliseconds(100)});
+  const RawHttpResponse response =
+      Exchange("POST " + kPath + " HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"mo");
+  EXPECT_EQ(response.status, 408);
+  EXPECT_THAT(response.body, HasSubstr("did not arrive in time"));
   EXPECT_TRUE(client_->WaitForClose());
 }
 
