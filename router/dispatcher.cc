@@ -221,7 +221,9 @@ void Dispatcher::OnEvent(LiveRequest& request, ChoiceState& choice, ExecutionEve
     choice.admitted = true;
     choice.cached_tokens = admitted->cached_tokens;
     uint64_t load_sequence = 0;
-    for (const Group& group : cluster_.view()->groups) {
+    // Held: a newer view may be published meanwhile.
+    const std::shared_ptr<const ClusterView> view = cluster_.view();
+    for (const Group& group : view->groups) {
       if (choice.group == GroupLife{group.address, group.incarnation}) {
         load_sequence = group.load.sequence;
       }

@@ -147,7 +147,9 @@ absl::Status IntakeService::CheckModel(std::string_view name) const {
 
 int32_t IntakeService::MaxModelLen() const {
   int32_t longest = 0;
-  for (const Group& group : cluster_.view()->groups) {
+  // Held: a newer view may be published meanwhile.
+  const std::shared_ptr<const ClusterView> view = cluster_.view();
+  for (const Group& group : view->groups) {
     longest = std::max(longest, group.limits.max_model_len);
   }
   return longest > 0 ? std::min(longest, model_.max_model_len) : model_.max_model_len;
