@@ -49,8 +49,10 @@ void HttpSession::Start() {
     callbacks.failed = [weak](const absl::Status& status) {
       const auto session = weak.lock();
       if (session == nullptr) return;
-      LOG(INFO) << "request=" << session->request_.id.ToString()
-                << " event=connection_lost reason=\"" << status.message() << "\"";
+      if (!session->peer_done_) {  // else its end is known
+        LOG(INFO) << "request=" << session->request_.id.ToString()
+                  << " event=connection_lost reason=\"" << status.message() << "\"";
+      }
       session->Close();
     };
     self->output_ =
@@ -150,11 +152,14 @@ bool HttpSession::AcceptBody() {
     Refuse(HttpErrorReply(status, message));
     return false;
   };
+  const auto num_codings = head.count(http::field::transfer_encoding);
+  if (num_codings > 1 ||
+      (num_codings == 1 &&
+       absl::AsciiStrToLower(std::string(head[http::field::transfer_encoding])) != "chunked")) {
+    return refuse(501, "Transfer-Encoding can only be chunked");
+  }
   if (head_parser_->is_done()) {
     if (head.method() != http::verb::post || head.has_content_length()) return true;
-    if (head.count(http::field::transfer_encoding) > 0) {
-      return refuse(501, "Transfer-Encoding can only be chunked");
-    }
     return refuse(411, "a POST needs Content-Length or Transfer-Encoding: chunked");
   }
   if (std::optional<HttpReply> refusal = RefuseContent(request_)) {
