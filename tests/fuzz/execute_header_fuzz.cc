@@ -12,7 +12,8 @@ namespace longhaul::worker::leader {
 namespace {
 
 void Check(v1::ExecuteHeader header, bool is_ours) {
-  const ServedModel model{.name = "demo", .vocab_size = 300, .max_model_len = 4096};
+  const ServedModel model{
+      .name = "demo", .vocab_size = 300, .max_model_len = 4096, .max_prompt_logprobs_tokens = 1000};
   if (is_ours) {
     header.set_model("demo");
     header.set_model_digest(model.digest.ToBytes());
@@ -32,6 +33,8 @@ void Check(v1::ExecuteHeader header, bool is_ours) {
   CHECK(p.repetition_penalty > 0 && p.repetition_penalty <= 10) << p.repetition_penalty;
   for (const auto& [id, bias] : p.logit_bias) CHECK(id >= 0 && id < 300 && bias >= -100) << id;
   CHECK(p.top_logprobs.value_or(0) >= 0 && p.top_logprobs.value_or(0) <= 20);
+  CHECK(p.prompt_logprobs.value_or(0) >= 0 && p.prompt_logprobs.value_or(0) <= 20);
+  CHECK(!p.prompt_logprobs.has_value() || header.prompt_tokens() <= 1000) << header.prompt_tokens();
   const StopParams& stop = request->stopping;
   CHECK(stop.max_tokens >= 0 && stop.max_tokens <= 4096) << stop.max_tokens;
   CHECK(stop.min_tokens >= 0 && stop.min_tokens <= stop.max_tokens) << stop.min_tokens;

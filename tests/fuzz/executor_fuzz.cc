@@ -42,6 +42,7 @@ std::unique_ptr<testing::ModelRunner> NewRunner() {
 struct Sequence {
   int64_t num_tokens = 0;
   int32_t num_blocks = 0;
+  bool is_scored = false;    // its prompt's logprobs are asked for
   std::optional<Slice> cut;  // waits for its next layers
   int32_t cut_layer = 0;
 };
@@ -53,7 +54,7 @@ class Planner {
 
   StepPlan Next() {
     StepPlan plan{.step_id = ++last_step_};
-    num_samples_ = 0;
+    num_samples_ = num_scored_ = 0;
     const uint8_t parts = input_.Byte();
     if ((parts & 1) != 0) Start(plan);
     if ((parts & 2) != 0) Run(plan);
@@ -64,6 +65,7 @@ class Planner {
 
   size_t num_sequences() const { return sequences_.size(); }
   size_t num_samples() const { return num_samples_; }
+  size_t num_scored() const { return num_scored_; }
 
  private:
   SequenceId AnyId() { return input_.Below(4); }
@@ -77,7 +79,8 @@ class Planner {
     sampling.temperature = (options & 1) != 0 ? 0.0f : 1.0f;
     if ((options & 2) != 0) sampling.repetition_penalty = 1.5f;
     if ((options & 4) != 0) sampling.presence_penalty = -1.0f;
-    if ((options & 8) != 0) sampling.top_logprobs = 2;
+    if ((options & 8) != 0) sampling.top_logprobs = sampling.prompt_logprobs = 2;
+    sequences_[id].is_scored = (options & 8) != 0;
     if ((options & 16) != 0) sampling.logit_bias = {{3, -100.0f}, {299, 5.0f}};
     if ((options & 32) != 0) start.end_token_ids = {7};
     if ((options & 64) != 0) start.replayed_output_ids = {1, 2, 299};
@@ -109,6 +112,10 @@ class Planner {
     } else {
       slice.sample = input_.Bool();
       num_samples_ += slice.sample ? 1 : 0;
+      if (sequence.is_scored) {
+        const int64_t end = std::min<int64_t>(sequence.num_tokens, kPromptTokens - 1);
+        num_scored_ += static_cast<size_t>(std::max<int64_t>(0, end - slice.begin));
+      }
       sequence.cut.reset();
       sequence.cut_layer = 0;
     }
@@ -133,6 +140,9 @@ class Planner {
           static_cast<BlockId>((id + static_cast<SequenceId>(sequence.num_blocks)) % kBlocks));
     }
     sequence.num_tokens = end;
+    if (sequence.is_scored && end < kPromptTokens) {
+      slice.next_prompt_token = static_cast<TokenId>(size % kVocabulary);
+    }
     return slice;
   }
 
@@ -145,12 +155,13 @@ class Planner {
   StepId last_step_ = 0;
   uint64_t last_unit_ = 0;
   size_t num_samples_ = 0;
+  size_t num_scored_ = 0;  // prompt tokens
   std::map<SequenceId, Sequence> sequences_;
 };
 
 // Changes one number of the plan, or copies one of its parts.
 void Spoil(fuzz::FuzzInput& input, StepPlan& plan) {
-  const size_t what = input.Below(16);
+  const size_t what = input.Below(18);
   const auto value = input.Value<int32_t>();
   if (what == 0) plan.step_id = static_cast<StepId>(value);
   if (what == 1) plan.ends.push_back(static_cast<SequenceId>(value));
@@ -161,6 +172,7 @@ void Spoil(fuzz::FuzzInput& input, StepPlan& plan) {
     if (what == 4) start.end_token_ids.push_back(value);
     if (what == 5) start.replayed_output_ids.push_back(value);
     if (what == 6) plan.starts.push_back(SequenceStart(start));
+    if (what == 16) start.sampling.prompt_logprobs = value & 15;
     if (what == 7) start.sampling.logit_bias.emplace_back(value, 1.0f);
   }
   if (plan.units.empty()) return;
@@ -173,6 +185,7 @@ void Spoil(fuzz::FuzzInput& input, StepPlan& plan) {
   if (what == 12) slice.new_block_ids.push_back(value);
   if (what == 13) slice.first_table_entry = value;
   if (what == 14) slice.sequence_id = static_cast<SequenceId>(value);
+  if (what == 17) slice.next_prompt_token = value;
   if (what == 15) unit.slices.push_back(Slice(slice));
 }
 
@@ -195,6 +208,12 @@ void Check(fuzz::FuzzInput& input) {
     CHECK(result->step_id == plan.step_id && result->errors.empty());
     CHECK(executor.num_sequences() == planner.num_sequences()) << executor.num_sequences();
     CHECK(result->sampled.size() == planner.num_samples()) << result->sampled.size();
+    size_t num_scored = 0;
+    for (const SequencePromptLogprobs& part : result->prompt_logprobs) {
+      num_scored += part.tokens.size();
+      for (const GeneratedToken& token : part.tokens) CHECK(token.logprob <= 0.0f) << token.token;
+    }
+    CHECK(num_scored == planner.num_scored()) << num_scored << " of " << planner.num_scored();
     for (const SampledToken& sampled : result->sampled) {
       CHECK(sampled.token.token >= 0 && sampled.token.token < kVocabulary) << sampled.token.token;
     }

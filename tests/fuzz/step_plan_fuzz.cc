@@ -36,6 +36,7 @@ void CheckRanges(const StepPlan& plan) {
     CHECK(start.prompt_tokens > 0 && start.min_tokens >= 0);
     CHECK(p.temperature >= 0 && p.temperature <= 2 && p.top_p > 0 && p.top_p <= 1 && p.top_k >= 0);
     CHECK(p.repetition_penalty > 0 && p.repetition_penalty <= 10) << p.repetition_penalty;
+    CHECK(p.prompt_logprobs.value_or(0) >= 0 && p.prompt_logprobs.value_or(0) <= 20);
     CheckIds(start.cached_prompt_ids);
     CheckIds(start.replayed_output_ids);
     CheckIds(start.end_token_ids);
@@ -48,12 +49,20 @@ void CheckRanges(const StepPlan& plan) {
       CHECK(slice.begin + static_cast<int64_t>(slice.token_ids.size()) <= INT32_MAX);
       CheckIds(slice.token_ids);
       CheckIds(slice.new_block_ids);
+      CHECK(slice.next_prompt_token.value_or(0) >= 0);
     }
   }
 }
 
 void CheckRanges(const StepResult& result) {
   for (const SampledToken& sampled : result.sampled) CHECK(sampled.token.token >= 0);
+  for (const SequencePromptLogprobs& part : result.prompt_logprobs) {
+    CHECK(part.begin > 0 && !part.tokens.empty()) << part.begin;
+    CHECK(part.begin + static_cast<int64_t>(part.tokens.size()) <= INT32_MAX) << part.begin;
+    for (const GeneratedToken& token : part.tokens) {
+      CHECK(token.token >= 0 && token.logprob.has_value()) << token.token;
+    }
+  }
 }
 
 template <typename Message>

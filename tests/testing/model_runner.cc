@@ -4,6 +4,7 @@
 #include <atomic>
 #include <utility>
 
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/backend/cpu_backend.h"
 #include "worker/comm/local_communicator.h"
@@ -40,7 +41,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
                                              backend),
       std::move(cache), *runner->communicator_);
   runner->sampler_ = std::make_unique<worker::rank::Sampler>(config.vocab_size, backend);
-  runner->scorer_ = std::make_unique<worker::rank::PromptScorer>(*runner->stage_, backend);
+  runner->scorer_ = std::make_unique<worker::rank::PromptScorer>(*runner->stage_, backend,
+                                                                 options.max_logits_bytes);
   runner->executor_ = std::make_unique<worker::rank::Executor>(
       *runner->stage_, runner->sampler_.get(), runner->scorer_.get(), runner->clock_);
   runner->sampler_->set_logits_observer(
@@ -52,12 +54,50 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
 
 absl::StatusOr<ModelRunner::Output> ModelRunner::Generate(std::span<const TokenId> prompt,
                                                           int num_tokens, const Cuts& cuts) {
+  RETURN_IF_ERROR(RunPrompt(prompt, num_tokens > 0, cuts, Begin(prompt, std::nullopt)));
+  int64_t begin = static_cast<int64_t>(prompt.size());
+  while (static_cast<int>(output_.tokens.size()) < num_tokens) {
+    const TokenId last = output_.tokens.back();
+    RETURN_IF_ERROR(
+        RunTokens({.begin = begin++, .token_ids = {last}, .sample = true}, cuts.layers, {}));
+  }
+  RETURN_IF_ERROR(End());
+  return std::move(output_);
+}
+
+absl::StatusOr<std::vector<GeneratedToken>> ModelRunner::PromptLogprobs(
+    std::span<const TokenId> prompt, int32_t num_top, const Cuts& cuts) {
+  RETURN_IF_ERROR(RunPrompt(prompt, /*sample=*/false, cuts, Begin(prompt, num_top)));
+  RETURN_IF_ERROR(End());
+  return std::move(scored_);
+}
+
+absl::StatusOr<std::vector<std::vector<float>>> ModelRunner::LogitsBehindEach(
+    std::span<const TokenId> prompt) {
+  StepPlan first = Begin(prompt, std::nullopt);
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    RETURN_IF_ERROR(
+        RunTokens({.begin = static_cast<int64_t>(i), .token_ids = {prompt[i]}, .sample = true}, {},
+                  std::exchange(first, {})));
+  }
+  RETURN_IF_ERROR(End());
+  return std::move(output_.logits);
+}
+
+StepPlan ModelRunner::Begin(std::span<const TokenId> prompt,
+                            std::optional<int32_t> prompt_logprobs) {
   output_ = {};
-  ++sequence_;
+  scored_ = {};
+  prompt_logprobs_ = prompt_logprobs;
   StepPlan first;
-  first.starts.push_back({.sequence_id = sequence_,
-                          .sampling = {.temperature = 0},
+  first.starts.push_back({.sequence_id = ++sequence_,
+                          .sampling = {.temperature = 0, .prompt_logprobs = prompt_logprobs},
                           .prompt_tokens = static_cast<int32_t>(prompt.size())});
+  return first;
+}
+
+absl::Status ModelRunner::RunPrompt(std::span<const TokenId> prompt, bool sample, const Cuts& cuts,
+                                    StepPlan first) {
   const int64_t prompt_tokens = static_cast<int64_t>(prompt.size());
   int64_t begin = 0;
   for (size_t chunk = 0; begin < prompt_tokens; ++chunk) {
@@ -65,34 +105,34 @@ absl::StatusOr<ModelRunner::Output> ModelRunner::Generate(std::span<const TokenI
     if (!cuts.chunks.empty()) {
       count = std::min(count, cuts.chunks[std::min(chunk, cuts.chunks.size() - 1)]);
     }
-    const bool is_last = begin + count == prompt_tokens;
-    RETURN_IF_ERROR(RunTokens(prompt.subspan(begin, count), begin, is_last && num_tokens > 0,
-                              cuts.layers, std::exchange(first, {})));
-    begin += count;
+    const int64_t end = begin + count;
+    Slice slice{.begin = begin,
+                .token_ids = {prompt.begin() + begin, prompt.begin() + end},
+                .sample = sample && end == prompt_tokens};
+    if (prompt_logprobs_ && end < prompt_tokens) slice.next_prompt_token = prompt[end];
+    RETURN_IF_ERROR(RunTokens(std::move(slice), cuts.layers, std::exchange(first, {})));
+    begin = end;
   }
-  while (static_cast<int>(output_.tokens.size()) < num_tokens) {
-    const TokenId last = output_.tokens.back();
-    RETURN_IF_ERROR(RunTokens({&last, 1}, begin++, /*sample=*/true, cuts.layers, {}));
-  }
+  return absl::OkStatus();
+}
+
+absl::Status ModelRunner::End() {
   StepPlan end;
   end.step_id = ++last_step_;
   end.ends.push_back(sequence_);
   const std::atomic<bool> stop = false;
-  RETURN_IF_ERROR(executor_->Execute(end, stop));
-  return std::move(output_);
+  return executor_->Execute(end, stop).status();
 }
 
-absl::Status ModelRunner::RunTokens(std::span<const TokenId> ids, int64_t begin, bool sample,
-                                    const std::vector<int32_t>& layer_cuts, StepPlan first) {
+absl::Status ModelRunner::RunTokens(Slice slice, const std::vector<int32_t>& layer_cuts,
+                                    StepPlan first) {
   double seconds = 0;
-  Slice slice{.sequence_id = sequence_,
-              .begin = begin,
-              .token_ids = {ids.begin(), ids.end()},
-              .sample = sample};
+  slice.sequence_id = sequence_;
+  const int64_t begin = slice.begin;
   // Blocks descend, so that a table that is not read shows.
   const int32_t held = static_cast<int32_t>((begin + kKvBlockTokens - 1) / kKvBlockTokens);
   const int32_t needed = static_cast<int32_t>(
-      (begin + static_cast<int64_t>(ids.size()) + kKvBlockTokens - 1) / kKvBlockTokens);
+      (begin + static_cast<int64_t>(slice.token_ids.size()) + kKvBlockTokens - 1) / kKvBlockTokens);
   slice.first_table_entry = held;
   for (int32_t entry = held; entry < needed; ++entry) {
     slice.new_block_ids.push_back(stage_->cache().num_blocks() - 1 - entry);
@@ -112,6 +152,10 @@ absl::Status ModelRunner::RunTokens(std::span<const TokenId> ids, int64_t begin,
     if (!result.errors.empty()) return absl::InternalError(result.errors.front().message);
     seconds += result.seconds;
     for (const auto& sampled : result.sampled) output_.tokens.push_back(sampled.token.token);
+    for (const auto& part : result.prompt_logprobs) {
+      CHECK(part.begin == static_cast<int64_t>(scored_.size()) + 1) << part.begin;
+      scored_.insert(scored_.end(), part.tokens.begin(), part.tokens.end());
+    }
     plan = {};
   }
   output_.step_seconds.push_back(seconds);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@ class ModelRunner {
     worker::backend::KvDType kv_dtype = worker::backend::KvDType::kFloat32;
     int threads = 0;         // one a core
     int64_t max_tokens = 0;  // of a sequence: what the KV cache holds
+    int64_t max_logits_bytes = worker::rank::PromptScorer::kMaxLogitsBytes;
   };
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options);
 
@@ -51,15 +53,27 @@ class ModelRunner {
   // Continues `prompt` greedily by `num_tokens` tokens, the model's end tokens like any other.
   absl::StatusOr<Output> Generate(std::span<const TokenId> prompt, int num_tokens,
                                   const Cuts& cuts = {});
+  // Logprobs of the prompt's tokens from its second on, with `num_top` alternatives each.
+  absl::StatusOr<std::vector<GeneratedToken>> PromptLogprobs(std::span<const TokenId> prompt,
+                                                             int32_t num_top,
+                                                             const Cuts& cuts = {});
+  // [tokens][V]: the logits behind each token, which run one by one.
+  absl::StatusOr<std::vector<std::vector<float>>> LogitsBehindEach(std::span<const TokenId> prompt);
 
   const ModelConfig& config() const { return config_; }
   worker::rank::Executor& executor() { return *executor_; }
 
  private:
   ModelRunner() = default;
+  // The first plan of a new sequence.
+  worker::StepPlan Begin(std::span<const TokenId> prompt, std::optional<int32_t> prompt_logprobs);
+  // All of a prompt, in chunks.
+  absl::Status RunPrompt(std::span<const TokenId> prompt, bool sample, const Cuts& cuts,
+                         worker::StepPlan first);
   // One plan a layer range, the last of which samples if `sample` is set.
-  absl::Status RunTokens(std::span<const TokenId> ids, int64_t begin, bool sample,
-                         const std::vector<int32_t>& layer_cuts, worker::StepPlan first);
+  absl::Status RunTokens(worker::Slice slice, const std::vector<int32_t>& layer_cuts,
+                         worker::StepPlan first);
+  absl::Status End();
 
   ModelConfig config_;
   SystemClock clock_;
@@ -71,6 +85,8 @@ class ModelRunner {
   std::unique_ptr<worker::rank::Executor> executor_;
   StepId last_step_ = 0;
   SequenceId sequence_ = 0;
+  std::optional<int32_t> prompt_logprobs_;  // of the sequence
+  std::vector<GeneratedToken> scored_;
   Output output_;
 };
 

@@ -148,6 +148,9 @@ Slice BatchScheduler::MakeSlice(Sequence& s, int64_t count) {
     slice.token_ids.assign(s.request.prompt.begin() + s.planned_tokens,
                            s.request.prompt.begin() + end);
     slice.sample = end == s.prompt_tokens() && s.request.stopping.max_tokens > 0;
+    if (s.request.sampling.prompt_logprobs.has_value() && end < s.prompt_tokens()) {
+      slice.next_prompt_token = s.request.prompt[static_cast<size_t>(end)];
+    }
   } else {
     slice.token_ids = {s.output.back()};
     slice.sample = true;
@@ -164,16 +167,24 @@ void BatchScheduler::AddSlice(Sequence& s, int64_t count, StepPlan& plan, Planne
     plan.starts.push_back({.sequence_id = s.id,
                            .sampling = s.request.sampling,
                            .prompt_tokens = static_cast<int32_t>(s.prompt_tokens()),
+                           // Whoever fills this from a prefix cache: a prompt whose logprobs are
+                           // asked for takes nothing from it, each of its rows must run.
                            .cached_prompt_ids = {},
                            .replayed_output_ids = {},
                            .end_token_ids = stop_rule_.Banned(s.request),
                            .min_tokens = s.request.stopping.min_tokens});
   }
+  PlannedSlice planned = {
+      .sequence = &s, .sequence_id = s.id, .begin = s.planned_tokens, .count = count};
+  if (s.prefilling() && s.request.sampling.prompt_logprobs.has_value()) {
+    planned.prompt_logprobs = std::min(count, s.prompt_tokens() - 1 - s.planned_tokens);
+  }
   step.has_prefill = step.has_prefill || s.prefilling();
+  step.has_prompt_logprobs = step.has_prompt_logprobs || planned.prompt_logprobs > 0;
   Slice slice = MakeSlice(s, count);
+  planned.sample = slice.sample;
   step.shape.Add(slice.begin, count);
-  step.slices.push_back(
-      {.sequence = &s, .begin = slice.begin, .count = count, .sample = slice.sample});
+  step.slices.push_back(planned);
   s.planned_tokens += count;
   s.sample_in_flight = slice.sample;
   ++s.plans_in_flight;
@@ -189,6 +200,7 @@ std::optional<StepPlan> BatchScheduler::Next() {
       {.unit_id = next_unit_id_, .layer_begin = 0, .layer_end = limits_.num_layers, .slices = {}});
   PlannedStep step = {.step_id = next_step_id_, .slices = {}, .shape = {}};
   int64_t budget = limits_.max_num_batched_tokens;
+  int64_t scored_budget = kMaxPromptLogprobsPerStep;
   for (Sequence* s : running_) {
     if (!s->decode_ready() || budget == 0) continue;
     AddSlice(*s, 1, plan, step);
@@ -196,10 +208,13 @@ std::optional<StepPlan> BatchScheduler::Next() {
   }
   for (Sequence* s : running_) {
     if (!s->prefilling()) continue;
-    const int64_t count = planner_.NextChunk(s->planned_tokens, s->prompt_tokens(), budget);
+    const bool scored = s->request.sampling.prompt_logprobs.has_value();
+    const int64_t count = planner_.NextChunk(s->planned_tokens, s->prompt_tokens(),
+                                             scored ? std::min(budget, scored_budget) : budget);
     if (count == 0) continue;  // less than a block is left: a shorter rest may still fit
     AddSlice(*s, count, plan, step);
     budget -= count;
+    if (scored) scored_budget -= count;
   }
   if (step.slices.empty()) plan.units.clear();
   plan.ends = std::exchange(unsent_ends_, {});

@@ -33,9 +33,11 @@ struct SchedulerLimits {
 // One sequence's share of a planned step. `sequence` is null once the sequence has ended.
 struct PlannedSlice {
   Sequence* sequence = nullptr;
+  SequenceId sequence_id = 0;
   int64_t begin = 0;
   int64_t count = 0;
   bool sample = false;
+  int64_t prompt_logprobs = 0;  // of so many prompt tokens, from begin + 1 on
 };
 
 // What the scheduler remembers of a plan until it retires.
@@ -44,7 +46,11 @@ struct PlannedStep {
   std::vector<PlannedSlice> slices;
   UnitShape shape;
   bool has_prefill = false;
+  bool has_prompt_logprobs = false;
 };
+
+// Prompt tokens of one step whose logprobs are asked for: keeps a rank's answer below 5 MB.
+inline constexpr int64_t kMaxPromptLogprobsPerStep = 16'384;
 
 // Decides what the group runs next: decodes first, then prefill chunks, in order of priority and
 // then of arrival, up to max_num_batched_tokens. Owns the sequences and the KV blocks.

@@ -5,13 +5,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
+#include "worker/leader/prompt_logprobs.h"
 
 namespace longhaul::worker::leader {
 namespace {
 
-// Finished requests kept for a reader to come back; beyond it the oldest are forgotten early. At
-// most 8,192 tokens each by default: some 100 MB with logprobs at the very worst, usually under 1
-// MB.
+// Finished requests kept for a reader to come back. Beyond this, and beyond max_kept_tokens (0.2 KB
+// each at the very worst, with 20 alternatives: 1 GB), the oldest are forgotten early; the newest
+// never.
 constexpr size_t kMaxKept = 1024;
 
 // Rejected without a cost model: a guess that keeps routers from hammering.
@@ -43,6 +44,7 @@ EngineCore::EngineCore(const EngineOptions& options, PlanSink& sink, RequestTabl
                        LoadBoard& board, LeaderMetrics& metrics)
     : stop_rule_(options.end_tokens),
       vocab_size_(options.vocab_size),
+      max_kept_tokens_(options.max_kept_tokens),
       sink_(sink),
       requests_(requests),
       board_(board),
@@ -133,6 +135,7 @@ void EngineCore::Finish(const RequestId& id, FinishReason reason, const absl::St
   LOG(INFO) << "request=" << id.ToString() << " event=finished reason=" << Name(reason)
             << " completion_tokens=" << event.completion_tokens << (error.ok() ? "" : " error=\"")
             << error.message() << (error.ok() ? "" : "\"");
+  const int64_t tokens_told = event.completion_tokens + sequence.prompt_logprobs_told - 1;
   scheduler_.End(sequence);  // `sequence` is gone
   metrics_.RequestFinished(reason);
   const std::shared_ptr<EventLog> log = entry.log;
@@ -142,11 +145,7 @@ void EngineCore::Finish(const RequestId& id, FinishReason reason, const absl::St
   } else {
     entry.expiry = now + *entry.detach_ttl;
     WakeAt(entry.expiry);
-    kept_.push_back(id);
-    if (kept_.size() > kMaxKept) {
-      Forget(kept_.front());
-      kept_.pop_front();
-    }
+    Keep(id, tokens_told);
   }
   log->Append(event);
   log->Close(absl::OkStatus());
@@ -155,6 +154,16 @@ void EngineCore::Finish(const RequestId& id, FinishReason reason, const absl::St
 void EngineCore::Forget(const RequestId& id) {
   entries_.erase(id);
   requests_.Remove(id);
+}
+
+void EngineCore::Keep(const RequestId& id, int64_t tokens) {
+  kept_.push_back({id, tokens});
+  kept_tokens_ += tokens;
+  while (kept_.size() > kMaxKept || (kept_tokens_ > max_kept_tokens_ && kept_.size() > 1)) {
+    Forget(kept_.front().id);
+    kept_tokens_ -= kept_.front().tokens;
+    kept_.pop_front();
+  }
 }
 
 void EngineCore::GroupUp(uint64_t incarnation, int32_t kv_blocks) {
@@ -198,7 +207,10 @@ void EngineCore::StepDone(uint64_t incarnation, const StepResult& result, absl::
   const double predicted = predicted_seconds_.front();
   predicted_seconds_.pop_front();
   if (!step->slices.empty()) metrics_.UnitDone(result.seconds, predicted);
-  if (step->has_prefill) cost_.Observe(step->shape, result.seconds);
+  // Prompt logprobs take time that the model of costs knows nothing of.
+  if (step->has_prefill && !step->has_prompt_logprobs) cost_.Observe(step->shape, result.seconds);
+  const absl::Status scored = CheckPromptLogprobs(*step, result, vocab_size_);
+  if (!scored.ok()) return sink_.Fail(incarnation, std::string(scored.message()));
   for (const PlannedSlice& slice : step->slices) {
     if (slice.sequence != nullptr) ApplySlice(slice, result, now);
   }
@@ -221,6 +233,7 @@ void EngineCore::ApplySlice(const PlannedSlice& slice, const StepResult& result,
                               .eta_seconds = std::nullopt};
     if (cost_.known()) progress.eta_seconds = SecondsAhead(sequence) + PrefillSeconds(sequence);
     entries_.at(id).log->Append(progress);
+    if (slice.prompt_logprobs > 0) TellPromptLogprobs(sequence, result);
   }
   if (!slice.sample) {
     if (sequence.prefill_done()) {  // prefill only: nothing will be sampled
@@ -241,6 +254,18 @@ void EngineCore::ApplySlice(const PlannedSlice& slice, const StepResult& result,
                                                  ", vocabulary ", vocab_size_));
   }
   AcceptToken(sequence, sampled->token, now);
+}
+
+void EngineCore::TellPromptLogprobs(Sequence& sequence, const StepResult& result) {
+  const auto logprobs =
+      std::find_if(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
+                   [&](const auto& part) { return part.sequence_id == sequence.id; });
+  CHECK(logprobs != result.prompt_logprobs.end()) << "sequence=" << sequence.id;  // was checked
+  // A replay finds some told.
+  for (PromptLogprobsEvent& event : SplitPromptLogprobs(*logprobs, sequence.prompt_logprobs_told)) {
+    sequence.prompt_logprobs_told = event.begin + static_cast<int64_t>(event.tokens.size());
+    entries_.at(sequence.request.id).log->Append(std::move(event));
+  }
 }
 
 void EngineCore::AcceptToken(Sequence& sequence, const GeneratedToken& token, absl::Time now) {
@@ -275,7 +300,7 @@ void EngineCore::Advance(absl::Time now) {
     std::optional<double> predicted;
     if (!step.has_prefill) {
       predicted = 0;  // decode: far below what a stalled rank is measured by
-    } else if (cost_.Covers(step.shape)) {
+    } else if (!step.has_prompt_logprobs && cost_.Covers(step.shape)) {
       predicted = PredictSeconds(cost_.coefficients(), step.shape);
     }
     predicted_seconds_.push_back(predicted.value_or(0));
@@ -308,7 +333,10 @@ void EngineCore::EndOverdue(absl::Time now) {
   }
   for (const RequestId& id : expired) {
     Cancel(id, now);  // if it still runs
-    std::erase(kept_, id);
+    std::erase_if(kept_, [this, &id](const Kept& kept) {
+      if (kept.id == id) kept_tokens_ -= kept.tokens;
+      return kept.id == id;
+    });
     Forget(id);
   }
   if (drain_deadline_ <= now) {

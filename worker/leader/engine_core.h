@@ -28,6 +28,8 @@ struct EngineOptions {
   SchedulerLimits scheduler;
   std::vector<TokenId> end_tokens;  // the model's
   int32_t vocab_size = 0;
+  // In the logs of finished requests that are kept for a reader.
+  int64_t max_kept_tokens = int64_t{4} << 20;
 };
 
 // What the engine thread does: the life of each request from submission to its last event, told as
@@ -74,10 +76,17 @@ class EngineCore {
     absl::Time expiry = absl::InfiniteFuture();  // detached, no reader: until then
   };
 
+  struct Kept {
+    RequestId id;
+    int64_t tokens = 0;  // in its log: output, and of the prompt those with logprobs
+  };
+
   void Finish(const RequestId& id, FinishReason reason, const absl::Status& error, absl::Time now);
   void Forget(const RequestId& id);
+  void Keep(const RequestId& id, int64_t tokens);
   void FailAll(const absl::Status& reason, absl::Time now);
   void ApplySlice(const PlannedSlice& slice, const StepResult& result, absl::Time now);
+  void TellPromptLogprobs(Sequence& sequence, const StepResult& result);
   void AcceptToken(Sequence& sequence, const GeneratedToken& token, absl::Time now);
   void EndOverdue(absl::Time now);
   void WakeAt(absl::Time time);
@@ -91,6 +100,7 @@ class EngineCore {
 
   const StopRule stop_rule_;
   const int32_t vocab_size_;
+  const int64_t max_kept_tokens_;
   PlanSink& sink_;
   RequestTable& requests_;
   LoadBoard& board_;
@@ -100,7 +110,8 @@ class EngineCore {
   CostModel cost_;
   uint64_t incarnation_ = 0;  // of the group that is up, 0 = none
   std::unordered_map<RequestId, Entry> entries_;
-  std::deque<RequestId> kept_;            // finished and kept for a reader, oldest first
+  std::deque<Kept> kept_;                 // finished and kept for a reader, oldest first
+  int64_t kept_tokens_ = 0;               // of all of them
   std::deque<double> predicted_seconds_;  // of the plans in flight
   bool draining_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();

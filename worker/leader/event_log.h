@@ -31,6 +31,12 @@ struct ProgressEvent {
 struct TokensEvent {
   std::vector<GeneratedToken> tokens;
 };
+// Logprobs of consecutive tokens of the prompt. Events come in order, each position once, before
+// the first TokensEvent.
+struct PromptLogprobsEvent {
+  int32_t begin = 0;                   // position of tokens[0], > 0
+  std::vector<GeneratedToken> tokens;  // the prompt's own
+};
 enum class FinishReason { kStop, kLength, kCancelled, kError };
 struct FinishedEvent {
   FinishReason reason = FinishReason::kStop;
@@ -39,11 +45,13 @@ struct FinishedEvent {
   int32_t completion_tokens = 0;
   absl::Status error;  // with kError
 };
-using Event = std::variant<AdmittedEvent, RejectedEvent, ProgressEvent, TokensEvent, FinishedEvent>;
+using Event = std::variant<AdmittedEvent, RejectedEvent, ProgressEvent, PromptLogprobsEvent,
+                           TokensEvent, FinishedEvent>;
 
 // All events of one request, numbered from 0, so that a stream can be picked up where it broke.
 //
-// Kept whole: an answer is bounded by max_tokens and its progress by the number of its chunks, so a
+// Kept whole: an answer is bounded by max_tokens, its progress by the number of its chunks, the
+// logprobs of a prompt by max-prompt-logprobs-tokens (0.2 KB each with 20 alternatives), so a
 // slow reader costs memory that was there anyway and never holds up generation. Thread-safe: the
 // engine thread writes, each stream reads at its own pace.
 class EventLog {

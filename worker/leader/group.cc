@@ -271,6 +271,8 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
   step.result.seconds = std::max(step.result.seconds, result.seconds);
   std::move(result.sampled.begin(), result.sampled.end(), std::back_inserter(step.result.sampled));
   std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
+  std::move(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
+            std::back_inserter(step.result.prompt_logprobs));
   const auto all_done = [](const Step& done) {
     return std::find(done.acknowledged.begin(), done.acknowledged.end(), false) ==
            done.acknowledged.end();

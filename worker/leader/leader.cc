@@ -148,7 +148,8 @@ absl::StatusOr<ServedModel> Leader::DescribeModel() const {
                          std::min<int64_t>(MaxModelLen(config_, model_), kv_tokens)),
                      .kv_blocks = kv_blocks,
                      .max_waiting_long = 1,
-                     .long_prompt_tokens = config_.long_prompt_tokens};
+                     .long_prompt_tokens = config_.long_prompt_tokens,
+                     .max_prompt_logprobs_tokens = config_.max_prompt_logprobs_tokens};
 }
 
 void Leader::Stop() {

@@ -20,6 +20,7 @@ struct LeaderConfig {
   int32_t max_num_seqs = 64;
   int32_t max_waiting_requests = 256;
   int32_t long_prompt_tokens = 32'768;
+  int32_t max_prompt_logprobs_tokens = 32'768;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
   std::string attention_temperature = "position";
@@ -50,6 +51,8 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "Requests that may wait; more are sent elsewhere.");
   v("long-prompt-tokens", c.long_prompt_tokens, Bounds{1, 1 << 24},
     "A prompt from this length on is a long job, of which one may wait; tokens.");
+  v("max-prompt-logprobs-tokens", c.max_prompt_logprobs_tokens, Bounds{1, 1 << 20},
+    "Longest prompt whose logprobs may be asked for, tokens.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65'536},

@@ -24,6 +24,8 @@ struct Sequence {
   int32_t replays = 0;          // incarnations that were lost under it
   std::vector<TokenId> output;  // every sampled token but the end token
 
+  int64_t prompt_logprobs_told = 1;  // positions below it were reported, or need not be
+
   // Planning state, void while waiting.
   int64_t planned_tokens = 0;    // positions that some plan carries
   int64_t processed_tokens = 0;  // positions whose plan has retired

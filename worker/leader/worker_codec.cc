@@ -13,7 +13,6 @@ namespace {
 
 constexpr int kMaxStopTokens = 64;
 constexpr int kMaxPriority = 100;
-constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr double kMaxDetachSeconds = 7 * 24 * 3600.0;
 
 absl::Status Bad(const std::string& message) { return absl::InvalidArgumentError(message); }
@@ -55,11 +54,16 @@ absl::StatusOr<SamplingParams> SamplingFrom(const v1::ExecuteHeader& header,
     }
   }
   if (header.has_top_logprobs()) {
-    if (header.top_logprobs() > kMaxTopLogprobs) {
-      return Bad(
-          absl::StrCat("top_logprobs is ", header.top_logprobs(), ", limit ", kMaxTopLogprobs));
+    ASSIGN_OR_RETURN(sampling.top_logprobs, NumLogprobs("top_logprobs", header.top_logprobs()));
+  }
+  if (header.has_prompt_logprobs()) {
+    ASSIGN_OR_RETURN(sampling.prompt_logprobs,
+                     NumLogprobs("prompt_logprobs", header.prompt_logprobs()));
+    if (header.prompt_tokens() > static_cast<uint32_t>(model.max_prompt_logprobs_tokens)) {
+      return Bad(absl::StrCat("prompt has ", header.prompt_tokens(),
+                              " tokens, limit with prompt_logprobs ",
+                              model.max_prompt_logprobs_tokens, " (--max-prompt-logprobs-tokens)"));
     }
-    sampling.top_logprobs = static_cast<int32_t>(header.top_logprobs());
   }
   return sampling;
 }
@@ -95,6 +99,13 @@ struct EventEncoder {
     progress->set_cached_tokens(event.cached_tokens);
     progress->set_processed_tokens(event.processed_tokens);
     if (event.eta_seconds) progress->set_eta_seconds(*event.eta_seconds);
+  }
+  void operator()(const PromptLogprobsEvent& event) {
+    v1::PromptLogprobs* logprobs = proto.mutable_prompt_logprobs();
+    logprobs->set_begin(static_cast<uint32_t>(event.begin));
+    for (const GeneratedToken& token : event.tokens) {
+      worker::ToProto(token, logprobs->add_tokens());
+    }
   }
   void operator()(const TokensEvent& event) {
     for (const GeneratedToken& token : event.tokens) {

@@ -23,6 +23,7 @@ struct ServedModel {
   int32_t kv_blocks = 0;
   int32_t max_waiting_long = 0;
   int32_t long_prompt_tokens = 0;
+  int32_t max_prompt_logprobs_tokens = 0;  // length of a prompt whose logprobs may be asked for
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
 };
