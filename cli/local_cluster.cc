@@ -142,6 +142,9 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
                                      absl::StrCat(options.grpc_port),
                                      "--worker",
                                      worker};
+  for (const std::string& origin : options.allowed_origins) {
+    router.insert(router.end(), {"--allowed-origins", origin});
+  }
   if (options.request_timeout_seconds) {
     for (const char* flag : {"--default-timeout-seconds", "--max-timeout-seconds"}) {
       router.insert(router.end(), {flag, absl::StrCat(*options.request_timeout_seconds)});

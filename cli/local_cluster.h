@@ -26,6 +26,7 @@ class LocalCluster {
     std::string host = "127.0.0.1";
     int port = 0;       // 0 = any free one
     int grpc_port = 0;  // 0 = any free one
+    std::vector<std::string> allowed_origins = {};
     // Time that a request may take; absent = the router's default.
     std::optional<double> request_timeout_seconds;
     int stderr_fd = -1;  // where the programs log; -1 = our standard error

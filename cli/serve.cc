@@ -18,7 +18,8 @@ absl::Status Serve(const std::string& model_dir, const ServeConfig& config) {
                                       .engine = config.engine,
                                       .host = config.host,
                                       .port = config.port,
-                                      .grpc_port = config.grpc_port},
+                                      .grpc_port = config.grpc_port,
+                                      .allowed_origins = config.allowed_origins},
                                      signals);
   if (absl::IsCancelled(started.status())) return absl::OkStatus();
   RETURN_IF_ERROR(started);

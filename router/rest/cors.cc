@@ -40,7 +40,7 @@ absl::StatusOr<CorsPolicy> CorsPolicy::For(std::vector<std::string> origins) {
   for (const std::string& origin : origins) {
     if (origin == "*" || IsOrigin(origin)) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("\"", origin,
+        absl::StrCat("allowed-origins: \"", origin,
                      "\" is no origin: expected \"*\" or scheme://host[:port] in lower case, "
                      "without a path"));
   }

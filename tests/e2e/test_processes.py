@@ -131,3 +131,12 @@ def test_taken_port_is_named(cluster):
          "--grpc-port", "0"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert port in result.stderr
+
+
+def test_an_origin_that_no_browser_sends_is_named():
+    result = subprocess.run(
+        [PROGRAMS / "longhaul", "serve", SOURCE / "models" / "demo", "--port", "0", "--grpc-port", "0",
+         "--allowed-origins", "https://app.example.org", "--allowed-origins", "app.example.org/"],
+        capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert '"app.example.org/" is no origin' in result.stderr
