@@ -34,12 +34,21 @@ constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kMinPingIntervalMs = 10'000;
 // Tokenize and Detokenize calls that wait for the thread that does them.
 constexpr size_t kMaxWaitingUnary = 64;
+constexpr double kUnaryRetrySeconds = 1;
 constexpr absl::Duration kStallCheckInterval = absl::Seconds(1);
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
   return absl::FromChrono(deadline);
+}
+
+void FinishUnary(grpc::CallbackServerContext& context, grpc::ServerUnaryReactor& reactor,
+                 const absl::Status& status) {
+  if (const std::string trailer = ErrorDetailTrailer(status); !trailer.empty()) {
+    context.AddTrailingMetadata(kErrorDetailTrailer, trailer);
+  }
+  reactor.Finish(ToGrpc(status));
 }
 
 }  // namespace
@@ -192,11 +201,11 @@ void GrpcFrontend::Impl::RunUnary() {
 
 grpc::ServerUnaryReactor* GrpcFrontend::Impl::FinishLater(grpc::CallbackServerContext* context,
                                                           std::function<absl::Status()> work) {
-  // Request and response live until the reactor is finished.
+  // Context, request and response live until the reactor is finished.
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  const absl::Status queued =
-      unary_.Push([reactor, work = std::move(work)] { reactor->Finish(ToGrpc(work())); });
-  if (!queued.ok()) reactor->Finish(ToGrpc(queued));
+  const absl::Status queued = unary_.Push(
+      [context, reactor, work = std::move(work)] { FinishUnary(*context, *reactor, work()); });
+  if (!queued.ok()) FinishUnary(*context, *reactor, WithRetryAfter(queued, kUnaryRetrySeconds));
   return reactor;
 }
 
@@ -251,7 +260,7 @@ grpc::ServerUnaryReactor* GrpcFrontend::Impl::GetModel(grpc::CallbackServerConte
     status = absl::OkStatus();
   }
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpc(status));
+  FinishUnary(*context, *reactor, status);
   return reactor;
 }
 

@@ -80,13 +80,19 @@ class GrpcFrontendTest : public ::testing::Test {
       answer.events.push_back(event);
     }
     answer.status = reader->Finish();
+    answer.detail = DetailOf(context);
+    return answer;
+  }
+  // Of a call that is over.
+  static v1::ErrorDetail DetailOf(const grpc::ClientContext& context) {
+    v1::ErrorDetail detail;
     const auto& trailers = context.GetServerTrailingMetadata();
     const auto trailer = trailers.find(kErrorDetailTrailer);
     if (trailer != trailers.end()) {
-      EXPECT_TRUE(answer.detail.ParseFromArray(trailer->second.data(),
-                                               static_cast<int>(trailer->second.size())));
+      EXPECT_TRUE(
+          detail.ParseFromArray(trailer->second.data(), static_cast<int>(trailer->second.size())));
     }
-    return answer;
+    return detail;
   }
 
   SystemClock clock_;
@@ -284,6 +290,7 @@ TEST_F(GrpcFrontendTest, DetokenizeNamesAnIdOutsideTheVocabulary) {
     const grpc::Status status = stub_->Detokenize(&context, request, &text);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     EXPECT_THAT(status.error_message(), HasSubstr(std::to_string(id)));
+    EXPECT_EQ(DetailOf(context).field(), "tokens");
   }
 }
 
