@@ -31,7 +31,8 @@ StepPlan FullPlan() {
                     .frequency_penalty = 0.25f,
                     .seed = ~uint64_t{0},
                     .logit_bias = {{3, -100.0f}, {9, 2.5f}},
-                    .top_logprobs = 20};
+                    .top_logprobs = 20,
+                    .prompt_logprobs = 7};
   start.prompt_tokens = 5;
   start.cached_prompt_ids = {1, 2, 3};
   start.replayed_output_ids = {4};
@@ -45,6 +46,7 @@ StepPlan FullPlan() {
   slice.new_block_ids = {100, 0};
   slice.first_table_entry = 1;
   slice.sample = true;
+  slice.next_prompt_token = 55;
   plan.units = {{.unit_id = 5, .layer_begin = 1, .layer_end = 4, .slices = {slice}}};
   plan.ends = {~uint64_t{0}, 2};
   return plan;
@@ -74,6 +76,7 @@ TEST(StepPlanWire, APlanComesBackAsItWas) {
   EXPECT_EQ(start.sampling.seed, ~uint64_t{0});
   EXPECT_THAT(start.sampling.logit_bias, ElementsAre(std::pair(3, -100.0f), std::pair(9, 2.5f)));
   EXPECT_EQ(start.sampling.top_logprobs, 20);
+  EXPECT_EQ(start.sampling.prompt_logprobs, 7);
   EXPECT_EQ(start.prompt_tokens, 5);
   EXPECT_THAT(start.cached_prompt_ids, ElementsAre(1, 2, 3));
   EXPECT_THAT(start.replayed_output_ids, ElementsAre(4));
@@ -91,16 +94,21 @@ TEST(StepPlanWire, APlanComesBackAsItWas) {
   EXPECT_THAT(unit.slices[0].new_block_ids, ElementsAre(100, 0));
   EXPECT_EQ(unit.slices[0].first_table_entry, 1);
   EXPECT_TRUE(unit.slices[0].sample);
+  EXPECT_EQ(unit.slices[0].next_prompt_token, 55);
   EXPECT_THAT(plan.ends, ElementsAre(~uint64_t{0}, 2u));
 }
 
 TEST(StepPlanWire, NoLogprobsStaysNoLogprobs) {
   StepPlan plan = FullPlan();
   plan.starts[0].sampling.top_logprobs.reset();
+  plan.starts[0].sampling.prompt_logprobs.reset();
+  plan.units[0].slices[0].next_prompt_token.reset();
   v1::StepPlan proto;
   ToProto(plan, &proto);
   ASSERT_OK_AND_ASSIGN(const StepPlan back, FromProto(proto));
   EXPECT_FALSE(back.starts[0].sampling.top_logprobs.has_value());
+  EXPECT_FALSE(back.starts[0].sampling.prompt_logprobs.has_value());
+  EXPECT_FALSE(back.units[0].slices[0].next_prompt_token.has_value());
 }
 
 TEST(StepPlanWire, RefusesWhatIsOutOfRangeAndNamesIt) {
@@ -132,6 +140,9 @@ TEST(StepPlanWire, RefusesWhatIsOutOfRangeAndNamesIt) {
          (*p.mutable_starts(0)->mutable_sampling()->mutable_logit_bias())[kTooLarge] = 1;
        }},
       {"top_logprobs", [](auto& p) { p.mutable_starts(0)->set_top_logprobs(21); }},
+      {"prompt_logprobs", [](auto& p) { p.mutable_starts(0)->set_prompt_logprobs(21); }},
+      {"next_prompt_token",
+       [](auto& p) { p.mutable_units(0)->mutable_slices(0)->set_next_prompt_token(kTooLarge); }},
       {"prompt_tokens", [](auto& p) { p.mutable_starts(0)->set_prompt_tokens(0); }},
       {"prompt_tokens", [](auto& p) { p.mutable_starts(0)->set_prompt_tokens(kTooLarge); }},
       {"cached_prompt_ids", [](auto& p) { p.mutable_starts(0)->set_prompt_tokens(2); }},
@@ -189,6 +200,10 @@ TEST(StepPlanWire, AResultComesBackAsItWas) {
   result.sampled = {{4, {.token = 17}},
                     {5, {.token = 18, .logprob = -0.5f, .top_logprobs = {{18, -0.5f}, {2, -3}}}}};
   result.errors = {{6, "logits hold NaN"}};
+  result.prompt_logprobs = {{.sequence_id = 8,
+                             .begin = 257,
+                             .tokens = {{.token = 3, .logprob = -2, .top_logprobs = {{9, -1}}},
+                                        {.token = 4, .logprob = 0}}}};
   v1::StepDone proto;
   ToProto(result, &proto);
   ASSERT_OK_AND_ASSIGN(const StepResult back, FromProto(proto));
@@ -205,6 +220,41 @@ TEST(StepPlanWire, AResultComesBackAsItWas) {
   ASSERT_EQ(back.errors.size(), 1u);
   EXPECT_EQ(back.errors[0].sequence_id, 6u);
   EXPECT_EQ(back.errors[0].message, "logits hold NaN");
+  ASSERT_EQ(back.prompt_logprobs.size(), 1u);
+  EXPECT_EQ(back.prompt_logprobs[0].sequence_id, 8u);
+  EXPECT_EQ(back.prompt_logprobs[0].begin, 257);
+  ASSERT_EQ(back.prompt_logprobs[0].tokens.size(), 2u);
+  EXPECT_EQ(back.prompt_logprobs[0].tokens[0].token, 3);
+  EXPECT_EQ(back.prompt_logprobs[0].tokens[0].logprob, -2);
+  EXPECT_EQ(back.prompt_logprobs[0].tokens[0].top_logprobs[0].token, 9);
+  EXPECT_EQ(back.prompt_logprobs[0].tokens[1].logprob, 0);
+}
+
+TEST(StepPlanWire, RefusesPromptLogprobsOutOfRange) {
+  const struct {
+    const char* error;
+    std::function<void(v1::PromptLogprobs&)> damage;
+  } kCases[] = {
+      {"first token", [](auto& p) { p.set_begin(0); }},
+      {"begin", [](auto& p) { p.set_begin(kTooLarge); }},
+      {"end above", [](auto& p) { p.set_begin(kTooLarge - 1); }},
+      {"tokens is empty", [](auto& p) { p.clear_tokens(); }},
+      {"without a logprob", [](auto& p) { p.mutable_tokens(0)->clear_logprob(); }},
+      {"token_id", [](auto& p) { p.mutable_tokens(0)->set_token_id(kTooLarge); }},
+      {"top_logprobs has 21",
+       [](auto& p) {
+         while (p.tokens(0).top_logprobs_size() < 21) p.mutable_tokens(0)->add_top_logprobs();
+       }},
+  };
+  v1::StepDone good;
+  ToProto({.step_id = 1, .prompt_logprobs = {{4, 1, {{.token = 2, .logprob = -1}}}}}, &good);
+  ASSERT_OK(FromProto(good));
+  for (const auto& test : kCases) {
+    v1::StepDone proto = good;
+    test.damage(*proto.mutable_prompt_logprobs(0)->mutable_logprobs());
+    EXPECT_THAT(FromProto(proto).status(),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(test.error)));
+  }
 }
 
 TEST(StepPlanWire, RefusesResultsOutOfRange) {

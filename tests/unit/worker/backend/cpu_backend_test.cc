@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <random>
 
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
@@ -199,6 +200,51 @@ TEST(CpuBackend, AHeadDimWithoutKernelIsUnimplemented) {
                                .shape = shape},
                               view),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("head_dim 48")));
+}
+
+TEST(CpuBackend, LogprobsAreThoseThatSamplingReports) {
+  const auto backend = MakeCpuBackend(2);
+  const uint32_t seed = std::random_device{}();
+  std::cout << "seed " << seed << "\n";
+  std::vector<float> logits = SplitMixUniform(seed, 5 * 300, 9.0f);
+  const SamplingParams params{.temperature = 2, .seed = seed, .top_logprobs = 7};
+  std::vector<SampleRow> samples;
+  for (int64_t i = 0; i < 5; ++i) {
+    samples.push_back({.logits = View(logits, 5).Rows(i, 1), .params = &params});
+  }
+  const auto sampled = backend->Sample(samples);
+  std::vector<LogprobsRow> rows;
+  for (size_t i = 0; i < 5; ++i) {
+    ASSERT_OK(sampled[i]);
+    rows.push_back({.logits = samples[i].logits, .token = sampled[i]->token, .num_top = 7});
+  }
+  const auto tokens = backend->Logprobs(rows);
+  ASSERT_EQ(tokens.size(), 5u);
+  for (size_t i = 0; i < 5; ++i) {
+    ASSERT_OK(tokens[i]);
+    EXPECT_EQ(tokens[i]->token, sampled[i]->token);
+    EXPECT_EQ(tokens[i]->logprob, sampled[i]->logprob);
+    ASSERT_EQ(tokens[i]->top_logprobs.size(), 7u);
+    for (size_t t = 0; t < 7; ++t) {
+      EXPECT_EQ(tokens[i]->top_logprobs[t].token, sampled[i]->top_logprobs[t].token);
+      EXPECT_EQ(tokens[i]->top_logprobs[t].logprob, sampled[i]->top_logprobs[t].logprob);
+    }
+  }
+}
+
+TEST(CpuBackend, OneRowsNanHarmsNoOtherRowsLogprobs) {
+  const auto backend = MakeCpuBackend(2);
+  std::vector<float> logits = {0, 5, 1, 0, NAN, 0, 0, 0, 9};
+  std::vector<LogprobsRow> rows;
+  for (int64_t i = 0; i < 3; ++i) rows.push_back({.logits = View(logits, 3).Rows(i, 1)});
+  rows.push_back({.logits = View(logits, 3).Rows(2, 1), .token = 3});
+  const auto tokens = backend->Logprobs(rows);
+  ASSERT_EQ(tokens.size(), 4u);
+  ASSERT_OK(tokens[0]);
+  EXPECT_TRUE(tokens[0]->top_logprobs.empty());
+  EXPECT_THAT(tokens[1].status(), StatusIs(absl::StatusCode::kInternal, HasSubstr("NaN")));
+  ASSERT_OK(tokens[2]);
+  EXPECT_THAT(tokens[3].status(), StatusIs(absl::StatusCode::kInternal, HasSubstr("vocabulary 3")));
 }
 
 TEST(CpuBackend, OneRowsNanHarmsNoOtherRow) {

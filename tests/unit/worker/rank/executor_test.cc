@@ -155,6 +155,32 @@ TEST_F(ExecutorTest, RefusesPlansThatBreakTheRules) {
       {"token 300", [](auto& p) { p.starts[0].cached_prompt_ids = {300}; }},
       {"token -1", [](auto& p) { p.starts[0].replayed_output_ids = {-1}; }},
       {"token 300", [](auto& p) { p.starts[0].end_token_ids = {300}; }},
+      {"prompt_logprobs with 3 cached",
+       [](auto& p) {
+         p.starts[0].sampling.prompt_logprobs = 0;
+         p.starts[0].cached_prompt_ids = {1, 2, 3};
+       }},
+      {"of 20 tokens with prompt_logprobs; next_prompt_token is missing",
+       [](auto& p) {
+         p.starts[0].sampling.prompt_logprobs = 0;
+         p.units[0].slices[0] = Part(2, 0, 19, 2, false);
+       }},
+      {"with prompt_logprobs; next_prompt_token is one too many",
+       [](auto& p) {
+         p.starts[0].sampling.prompt_logprobs = 0;
+         p.units[0].slices[0].next_prompt_token = 1;
+       }},
+      {"without prompt_logprobs; next_prompt_token is one too many",
+       [](auto& p) {
+         p.units[0].slices[0] = Part(2, 0, 19, 2, false);
+         p.units[0].slices[0].next_prompt_token = 1;
+       }},
+      {"next_prompt_token holds token 300",
+       [](auto& p) {
+         p.starts[0].sampling.prompt_logprobs = 0;
+         p.units[0].slices[0] = Part(2, 0, 19, 2, false);
+         p.units[0].slices[0].next_prompt_token = 300;
+       }},
       {"logit_bias",
        [](auto& p) {
          p.starts[0].sampling.logit_bias = {{300, 1.0f}};
