@@ -39,6 +39,7 @@ struct House {
     options.max_total_body_bytes = 6000;
     options.stream_head_grace = absl::ZeroDuration();
     options.linger_timeout = absl::ZeroDuration();
+    options.cors = CorsPolicy::For({"http://a", "http://b"}).value();
     if (!hasty) return;
     options.header_timeout = options.body_timeout = absl::ZeroDuration();
     options.max_pending_output_bytes = 600;
@@ -144,9 +145,10 @@ class Connection {
 
 enum class End { kShutdown, kHalfClose, kClose, kHalfCloseAtOnce };
 
-// `cuts` seeds the sizes of the pieces; 0: one piece.
-void Check(House& house, std::string_view bytes, uint32_t cuts, End end) {
+// `before` is answered before `bytes` come. `cuts` seeds the sizes of their pieces; 0: one piece.
+void Check(House& house, std::string_view before, std::string_view bytes, uint32_t cuts, End end) {
   Connection connection(house);
+  connection.Send(before);
   while (!bytes.empty()) {
     cuts = cuts * 1103515245 + (cuts != 0 ? 12345 : 0);
     constexpr size_t kSizes[] = {1, 1, 2, 3, 7, 16, 64, 300};
@@ -189,7 +191,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t flags = input.Byte();
   const uint8_t cuts = input.Byte();
   std::string bytes;
-  if ((flags & 16) != 0) bytes = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
+  const char* before = (flags & 16) != 0 ? "GET /health HTTP/1.1\r\nHost: a\r\n\r\n" : "";
   if ((flags & 2) != 0) {
     const std::string_view target = input.Until('\n');
     const std::string_view header = input.Until('\n');
@@ -202,6 +204,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   } else {
     bytes += input.Rest();
   }
-  Check(TheHouse((flags & 1) != 0), bytes, cuts, static_cast<End>(flags >> 2 & 3));
+  Check(TheHouse((flags & 1) != 0), before, bytes, cuts, static_cast<End>(flags >> 2 & 3));
   return 0;
 }
