@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -20,6 +21,9 @@ struct ModelInfo {
   int32_t healthy_groups = 0;
   int64_t created_unix_seconds = 0;
 };
+
+// The bytes that a token of a request's model stands for; see Intake::TokenBytes. Thread-safe.
+using TokenBytes = std::function<std::string(TokenId)>;
 
 // What a frontend (gRPC, REST) sees of the router: requests go in, events come back through the
 // sink. Thread-safe; no call blocks on work of a request.
@@ -49,6 +53,10 @@ class Intake {
   // Errors: kNotFound (model), kInvalidArgument (an id outside the vocabulary).
   virtual absl::StatusOr<std::string> Detokenize(std::string_view model,
                                                  const std::vector<TokenId>& ids) const = 0;
+
+  // The bytes that a token stands for, perhaps part of a character; empty for an id that stands for
+  // nothing, or without such a model. A look-up.
+  virtual std::string TokenBytes(std::string_view model, TokenId id) const = 0;
 
   // True if requests are accepted and at least one group is ready.
   virtual bool Ready() const = 0;

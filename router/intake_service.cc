@@ -132,6 +132,11 @@ absl::StatusOr<std::string> IntakeService::Detokenize(std::string_view model,
   return model_.tokenizer->Decode(ids, /*skip_special=*/false);
 }
 
+std::string IntakeService::TokenBytes(std::string_view model, TokenId id) const {
+  if (model != model_.name) return "";
+  return std::string(model_.tokenizer->TokenBytes(id));
+}
+
 bool IntakeService::Ready() const { return dispatcher_.accepting() && cluster_.num_healthy() > 0; }
 
 absl::Status IntakeService::CheckModel(std::string_view name) const {

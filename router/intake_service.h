@@ -43,6 +43,7 @@ class IntakeService final : public Intake {
                                                 bool parse_special) const override;
   absl::StatusOr<std::string> Detokenize(std::string_view model,
                                          const std::vector<TokenId>& ids) const override;
+  std::string TokenBytes(std::string_view model, TokenId id) const override;
   bool Ready() const override;
 
  private:

@@ -41,12 +41,14 @@ struct TokenInput {
   std::vector<TokenId> ids;
 };
 
+using PromptInput = std::variant<ChatInput, TextInput, TokenInput>;
+
 // A request as a frontend decoded it, before tokenizing. Value; handed over by move.
 struct GenerateRequest {
   RequestId id = RequestId::Random();
   std::string client_request_id;  // echoed; the id in hexadecimal if the client gave none
   std::string model;
-  std::variant<ChatInput, TextInput, TokenInput> input;
+  PromptInput input;
   SamplingOptions sampling;
   std::optional<int64_t> max_tokens;
   int64_t min_tokens = 0;

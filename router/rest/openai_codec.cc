@@ -26,7 +26,7 @@ constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopTokenIds = 64;
 constexpr size_t kMaxLogitBias = 1024;
 constexpr size_t kMaxPromptIds = size_t{1} << 23;
-constexpr int64_t kMaxTopLogprobs = 20;
+constexpr size_t kMaxPrompts = 128;
 
 std::string Indexed(const std::string& path, size_t index) {
   return absl::StrCat(path, "[", index, "]");
@@ -157,31 +157,14 @@ absl::StatusOr<std::vector<std::string>> DecodeTools(const JsonFields& body) {
   return tools;
 }
 
-// A string, ids, or a list with one of these.
-absl::StatusOr<std::variant<ChatInput, TextInput, TokenInput>> DecodePrompt(
-    const JsonFields& body) {
-  std::optional<element> prompt = body.Find("prompt");
-  std::string path = "prompt";
-  if (!prompt.has_value()) return Missing(path);
-  array items;
-  if (prompt->is_array()) {
-    items = prompt->get_array().value_unsafe();
-    if (items.size() == 0) return Unsupported(path, "is empty");
-    const element first = items.at(0).value_unsafe();
-    if (first.is_string() || first.is_array()) {
-      if (items.size() > 1) {
-        return Unsupported(path, absl::StrCat("has ", items.size(), " prompts, limit 1 a request"));
-      }
-      prompt = first;
-      path = "prompt[0]";
-    }
-  }
-  if (prompt->is_string()) {
-    ASSIGN_OR_RETURN(std::string text, StringAt(*prompt, path));
+absl::StatusOr<PromptInput> DecodePrompt(element prompt, const std::string& path) {
+  if (prompt.is_string()) {
+    ASSIGN_OR_RETURN(std::string text, StringAt(prompt, path));
     return TextInput{std::move(text)};
   }
-  if (prompt->get_array().get(items) != simdjson::SUCCESS) {
-    return WrongType(*prompt, path, "a string or an array of token ids");
+  array items;
+  if (prompt.get_array().get(items) != simdjson::SUCCESS) {
+    return WrongType(prompt, path, "a string or an array of token ids");
   }
   if (items.size() == 0) return Unsupported(path, "is empty");
   if (items.size() > kMaxPromptIds) {
@@ -189,6 +172,29 @@ absl::StatusOr<std::variant<ChatInput, TextInput, TokenInput>> DecodePrompt(
   }
   ASSIGN_OR_RETURN(std::vector<TokenId> ids, TokenIdsAt(items, path));
   return TokenInput{std::move(ids)};
+}
+
+// A string, ids, or a list of these.
+absl::StatusOr<std::vector<PromptInput>> DecodePrompts(const JsonFields& body) {
+  const std::string path = "prompt";
+  const std::optional<element> prompt = body.Find(path);
+  if (!prompt.has_value()) return Missing(path);
+  std::vector<PromptInput> prompts;
+  array items;
+  const bool is_list = prompt->get_array().get(items) == simdjson::SUCCESS && items.size() > 0 &&
+                       !items.at(0).value_unsafe().is_number();
+  if (!is_list) {
+    ASSIGN_OR_RETURN(prompts.emplace_back(), DecodePrompt(*prompt, path));
+    return prompts;
+  }
+  if (items.size() > kMaxPrompts) {
+    return Unsupported(path, absl::StrCat("has ", items.size(), " prompts, limit ", kMaxPrompts));
+  }
+  for (element item : items) {
+    const std::string item_path = Indexed(path, prompts.size());
+    ASSIGN_OR_RETURN(prompts.emplace_back(), DecodePrompt(item, item_path));
+  }
+  return prompts;
 }
 
 absl::StatusOr<std::vector<std::pair<TokenId, float>>> DecodeLogitBias(const JsonFields& body) {
@@ -261,21 +267,34 @@ absl::Status DecodeSampling(const JsonFields& body, SamplingOptions& sampling) {
   return absl::OkStatus();
 }
 
-absl::Status DecodeLogprobs(const JsonFields& body, OpenAiRequest& decoded) {
-  if (decoded.shape.endpoint == OpenAiEndpoint::kCompletions) {
-    ASSIGN_OR_RETURN(decoded.request.sampling.top_logprobs,
-                     body.Integer("logprobs", 0, kMaxTopLogprobs));
+absl::Status DecodeLogprobs(const JsonFields& body, GenerateRequest& request,
+                            ResponseShape& shape) {
+  SamplingOptions& sampling = request.sampling;
+  if (shape.endpoint == OpenAiEndpoint::kCompletions) {
+    ASSIGN_OR_RETURN(sampling.top_logprobs, body.Integer("logprobs", 0, kMaxTopLogprobs));
   } else {
     ASSIGN_OR_RETURN(const std::optional<bool> logprobs, body.Bool("logprobs"));
     ASSIGN_OR_RETURN(const std::optional<int64_t> top,
                      body.Integer("top_logprobs", 0, kMaxTopLogprobs));
     if (logprobs.value_or(false)) {
-      decoded.request.sampling.top_logprobs = top.value_or(0);
+      sampling.top_logprobs = top.value_or(0);
     } else if (top.value_or(0) > 0) {
       return Unsupported("top_logprobs", "needs logprobs to be true");
     }
   }
-  decoded.shape.logprobs = decoded.request.sampling.top_logprobs.has_value();
+  shape.logprobs = sampling.top_logprobs.has_value();
+  ASSIGN_OR_RETURN(sampling.prompt_logprobs, body.Integer("prompt_logprobs", 0, kMaxTopLogprobs));
+  shape.prompt_logprobs = sampling.prompt_logprobs.has_value();
+  if (shape.prompt_logprobs && shape.stream) {
+    return Unsupported("prompt_logprobs", "is for whole answers: stream must be false");
+  }
+  if (!request.echo || !shape.logprobs) return absl::OkStatus();
+  if (shape.prompt_logprobs && sampling.prompt_logprobs != sampling.top_logprobs) {
+    return Unsupported("prompt_logprobs",
+                       absl::StrCat("is ", *sampling.prompt_logprobs, ", logprobs ",
+                                    *sampling.top_logprobs, ": with echo they must be the same"));
+  }
+  sampling.prompt_logprobs = sampling.top_logprobs;
   return absl::OkStatus();
 }
 
@@ -326,8 +345,6 @@ absl::Status RefuseUnsupported(const JsonFields& body, int64_t num_choices) {
                          absl::StrCat("is \"", type, "\", only \"text\" is supported"));
     }
   }
-  ASSIGN_OR_RETURN(const std::optional<bool> echo, body.Bool("echo"));
-  if (echo.value_or(false)) return Unsupported("echo", "is true, only false is supported");
   ASSIGN_OR_RETURN(const std::optional<std::string> suffix, body.String("suffix"));
   if (!suffix.value_or("").empty()) return Unsupported("suffix", "is not supported");
   ASSIGN_OR_RETURN(const std::optional<int64_t> best_of, body.Integer("best_of", 1, kMaxChoices));
@@ -343,13 +360,15 @@ absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::
   ASSIGN_OR_RETURN(const JsonDocument document, JsonDocument::Parse(std::move(body)));
   const JsonFields& fields = document.fields();
   OpenAiRequest decoded;
-  GenerateRequest& request = decoded.request;
+  GenerateRequest request;
   decoded.shape.endpoint = endpoint;
   ASSIGN_OR_RETURN(request.model, RequiredString(fields, "model"));
   decoded.shape.model = request.model;
   RETURN_IF_ERROR(DecodeShape(fields, decoded.shape));
   RETURN_IF_ERROR(DecodeSampling(fields, request.sampling));
-  RETURN_IF_ERROR(DecodeLogprobs(fields, decoded));
+  ASSIGN_OR_RETURN(const std::optional<bool> echo, fields.Bool("echo"));
+  request.echo = decoded.shape.echo = echo.value_or(false);
+  RETURN_IF_ERROR(DecodeLogprobs(fields, request, decoded.shape));
   RETURN_IF_ERROR(DecodeStopping(fields, request));
   ASSIGN_OR_RETURN(const std::optional<int64_t> n, fields.Integer("n", 1, kMaxChoices));
   request.num_choices = n.value_or(1);
@@ -359,13 +378,19 @@ absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::
                                   std::numeric_limits<int32_t>::max()));
   request.priority = static_cast<int32_t>(priority.value_or(0));
   RETURN_IF_ERROR(RefuseUnsupported(fields, request.num_choices));
+  std::vector<PromptInput> inputs;
   if (endpoint == OpenAiEndpoint::kChatCompletions) {
     ChatInput chat;
     ASSIGN_OR_RETURN(chat.messages, DecodeMessages(fields));
     ASSIGN_OR_RETURN(chat.tools_json, DecodeTools(fields));
-    request.input = std::move(chat);
+    inputs.emplace_back(std::move(chat));
   } else {
-    ASSIGN_OR_RETURN(request.input, DecodePrompt(fields));
+    ASSIGN_OR_RETURN(inputs, DecodePrompts(fields));
+  }
+  for (PromptInput& input : inputs) {
+    GenerateRequest& one = decoded.requests.emplace_back(request);
+    one.id = RequestId::Random();
+    one.input = std::move(input);
   }
   return decoded;
 }

@@ -27,11 +27,15 @@ struct ResponseShape {
   bool stream = false;
   bool include_usage = false;     // a last chunk with the usage
   bool include_progress = false;  // chunks with the state of the prefill
-  bool logprobs = false;
+  bool echo = false;
+  bool logprobs = false;         // of the output, and of an echoed prompt
+  bool prompt_logprobs = false;  // vLLM's own list of the prompt's, apart from the text's
 };
 
 struct OpenAiRequest {
-  GenerateRequest request;
+  // One a prompt, alike but for their input. More than one: completions only. Choice j of prompt i
+  // is choice i * n + j of the answer.
+  std::vector<GenerateRequest> requests;
   ResponseShape shape;
 };
 

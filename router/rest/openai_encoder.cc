@@ -4,15 +4,12 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "common/logging.h"
+#include "router/rest/logprobs_json.h"
 
 namespace longhaul::router::rest {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// JSON knows no infinity; OpenAI writes this for tokens that cannot be.
-constexpr float kLeastLogprob = -9999.0f;
 
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -35,57 +32,6 @@ Json UsageJson(const Usage& usage) {
           {"completion_tokens", usage.completion_tokens},
           {"total_tokens", int64_t{usage.prompt_tokens} + usage.completion_tokens},
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}}};
-}
-
-double LogprobValue(float logprob) { return std::max(logprob, kLeastLogprob); }
-
-Json ChatTokenJson(const std::string& text, float logprob) {
-  Json bytes = Json::array();
-  for (const char c : text) bytes.push_back(static_cast<unsigned char>(c));
-  return {{"token", text}, {"logprob", LogprobValue(logprob)}, {"bytes", std::move(bytes)}};
-}
-
-Json ChatLogprobs(const std::vector<GeneratedToken>& tokens,
-                  const OpenAiEncoder::TokenText& token_text) {
-  Json content = Json::array();
-  for (const GeneratedToken& token : tokens) {
-    Json entry = ChatTokenJson(token_text(token.token), token.logprob.value_or(kLeastLogprob));
-    Json top = Json::array();
-    for (const TokenLogprob& other : token.top_logprobs) {
-      top.push_back(ChatTokenJson(token_text(other.token), other.logprob));
-    }
-    entry["top_logprobs"] = std::move(top);
-    content.push_back(std::move(entry));
-  }
-  return {{"content", std::move(content)}};
-}
-
-int64_t NumCharacters(const std::string& utf8) {
-  return std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xC0) != 0x80; });
-}
-
-Json CompletionLogprobs(const std::vector<GeneratedToken>& tokens,
-                        const OpenAiEncoder::TokenText& token_text, int64_t& text_offset) {
-  Json texts = Json::array();
-  Json logprobs = Json::array();
-  Json tops = Json::array();
-  Json offsets = Json::array();
-  for (const GeneratedToken& token : tokens) {
-    const std::string text = token_text(token.token);
-    texts.push_back(text);
-    logprobs.push_back(LogprobValue(token.logprob.value_or(kLeastLogprob)));
-    Json top = Json::object();
-    for (const TokenLogprob& other : token.top_logprobs) {
-      top[token_text(other.token)] = LogprobValue(other.logprob);
-    }
-    tops.push_back(std::move(top));
-    offsets.push_back(text_offset);
-    text_offset += NumCharacters(text);
-  }
-  return {{"tokens", std::move(texts)},
-          {"token_logprobs", std::move(logprobs)},
-          {"top_logprobs", std::move(tops)},
-          {"text_offset", std::move(offsets)}};
 }
 
 // What every object of one response begins with.
@@ -122,14 +68,15 @@ Json TextChoice(int32_t index, const std::string& text, Json logprobs, Json fini
 
 }  // namespace
 
-OpenAiEncoder::OpenAiEncoder(ResponseShape shape, const RequestId& id, int64_t num_choices,
-                             absl::Time created, TokenText token_text)
+OpenAiEncoder::OpenAiEncoder(ResponseShape shape, const RequestId& id, size_t num_prompts,
+                             size_t num_choices, absl::Time created, TokenBytes token_bytes)
     : shape_(std::move(shape)),
       id_((shape_.endpoint == OpenAiEndpoint::kChatCompletions ? "chatcmpl-" : "cmpl-") +
           id.ToString()),
       created_(absl::ToUnixSeconds(created)),
-      token_text_(std::move(token_text)),
-      choices_(static_cast<size_t>(num_choices)) {}
+      token_bytes_(std::move(token_bytes)),
+      choices_(num_prompts * num_choices),
+      usages_(num_prompts) {}
 
 std::string OpenAiEncoder::ProgressChunk(const ProgressEvent& event) const {
   Json progress = {{"prompt_tokens", event.prompt_tokens},
@@ -138,6 +85,10 @@ std::string OpenAiEncoder::ProgressChunk(const ProgressEvent& event) const {
   progress["eta_seconds"] =
       event.eta_seconds.has_value() ? Json(*event.eta_seconds) : Json(nullptr);
   return Chunk(id_, created_, shape_, Json::array(), nullptr, std::move(progress));
+}
+
+std::vector<std::string> OpenAiEncoder::PromptChunks(const PromptEvent& event) {
+  return DeltaChunks({.choice = event.choice, .text = event.text, .tokens = event.tokens});
 }
 
 std::vector<std::string> OpenAiEncoder::DeltaChunks(const DeltaEvent& event) {
@@ -153,14 +104,14 @@ std::vector<std::string> OpenAiEncoder::DeltaChunks(const DeltaEvent& event) {
   if (event.text.empty() && !has_logprobs) return chunks;
   Json logprobs = nullptr;
   if (is_chat()) {
-    if (has_logprobs) logprobs = ChatLogprobs(event.tokens, token_text_);
+    if (has_logprobs) logprobs = ChatLogprobs(event.tokens, token_bytes_);
     Json delta = {{"content", event.text}};
     chunks.push_back(
         Chunk(id_, created_, shape_,
               ChatChoice(event.choice, std::move(delta), std::move(logprobs), nullptr)));
   } else {
     if (has_logprobs) {
-      logprobs = CompletionLogprobs(event.tokens, token_text_, choice.text_offset);
+      logprobs = CompletionLogprobs(event.tokens, token_bytes_, choice.text_offset);
     }
     chunks.push_back(Chunk(id_, created_, shape_,
                            TextChoice(event.choice, event.text, std::move(logprobs), nullptr)));
@@ -177,9 +128,19 @@ std::vector<std::string> OpenAiEncoder::FinishChunks(const FinishedEvent& event,
                           : TextChoice(event.choice, "", nullptr, reason);
   chunks.push_back(Chunk(id_, created_, shape_, std::move(choice)));
   if (all_done && shape_.include_usage) {
-    chunks.push_back(Chunk(id_, created_, shape_, Json::array(), UsageJson(usage_)));
+    chunks.push_back(Chunk(id_, created_, shape_, Json::array(), UsageJson(TotalUsage())));
   }
   return chunks;
+}
+
+void OpenAiEncoder::Add(const PromptEvent& event) {
+  Choice& choice = choices_.at(static_cast<size_t>(event.choice));
+  if (shape_.prompt_logprobs) {
+    choice.prompt.insert(choice.prompt.end(), event.tokens.begin(), event.tokens.end());
+  }
+  if (shape_.echo) {
+    Add(DeltaEvent{.choice = event.choice, .text = event.text, .tokens = event.tokens});
+  }
 }
 
 void OpenAiEncoder::Add(const DeltaEvent& event) {
@@ -194,11 +155,23 @@ void OpenAiEncoder::Add(const FinishedEvent& event) {
   CountUsage(event);
 }
 
-// The prompt is the same for all choices; it is read once.
+// The choices of a prompt share it: it is read once.
 void OpenAiEncoder::CountUsage(const FinishedEvent& event) {
-  usage_.prompt_tokens = event.usage.prompt_tokens;
-  usage_.cached_tokens = std::max(usage_.cached_tokens, event.usage.cached_tokens);
-  usage_.completion_tokens += event.usage.completion_tokens;
+  const size_t num_choices = choices_.size() / usages_.size();
+  Usage& usage = usages_.at(static_cast<size_t>(event.choice) / num_choices);
+  usage.prompt_tokens = event.usage.prompt_tokens;
+  usage.cached_tokens = std::max(usage.cached_tokens, event.usage.cached_tokens);
+  usage.completion_tokens += event.usage.completion_tokens;
+}
+
+Usage OpenAiEncoder::TotalUsage() const {
+  Usage total;
+  for (const Usage& usage : usages_) {
+    total.prompt_tokens += usage.prompt_tokens;
+    total.cached_tokens += usage.cached_tokens;
+    total.completion_tokens += usage.completion_tokens;
+  }
+  return total;
 }
 
 std::string OpenAiEncoder::WholeBody() const {
@@ -210,18 +183,24 @@ std::string OpenAiEncoder::WholeBody() const {
     Json logprobs = nullptr;
     if (is_chat()) {
       entry["message"] = {{"role", "assistant"}, {"content", choice.text}};
-      if (shape_.logprobs) logprobs = ChatLogprobs(choice.tokens, token_text_);
+      if (shape_.logprobs) logprobs = ChatLogprobs(choice.tokens, token_bytes_);
     } else {
       entry["text"] = choice.text;
       int64_t text_offset = 0;
-      if (shape_.logprobs) logprobs = CompletionLogprobs(choice.tokens, token_text_, text_offset);
+      if (shape_.logprobs) logprobs = CompletionLogprobs(choice.tokens, token_bytes_, text_offset);
     }
     entry["logprobs"] = std::move(logprobs);
     entry["finish_reason"] = choice.finish_reason;
+    if (shape_.prompt_logprobs && !is_chat()) {
+      entry["prompt_logprobs"] = PromptLogprobs(choice.prompt, token_bytes_);
+    }
     choices.push_back(std::move(entry));
   }
   body["choices"] = std::move(choices);
-  body["usage"] = UsageJson(usage_);
+  if (shape_.prompt_logprobs && is_chat()) {
+    body["prompt_logprobs"] = PromptLogprobs(choices_.front().prompt, token_bytes_);
+  }
+  body["usage"] = UsageJson(TotalUsage());
   return Dump(body);
 }
 

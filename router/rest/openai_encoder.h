@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +8,7 @@
 #include "common/types.h"
 #include "router/intake.h"
 #include "router/request.h"
+#include "router/rest/logprobs_json.h"
 #include "router/rest/openai_codec.h"
 
 namespace longhaul::router::rest {
@@ -17,20 +17,20 @@ namespace longhaul::router::rest {
 // or one whole answer. Knows nothing of HTTP or SSE framing. Thread-compatible.
 class OpenAiEncoder {
  public:
-  // The text of one token, for logprobs. Called on the thread of the encoder's caller.
-  using TokenText = std::function<std::string(TokenId)>;
-
-  OpenAiEncoder(ResponseShape shape, const RequestId& id, int64_t num_choices, absl::Time created,
-                TokenText token_text);
+  // A request of `num_prompts` with `num_choices` each; events name choices of the whole answer.
+  OpenAiEncoder(ResponseShape shape, const RequestId& id, size_t num_prompts, size_t num_choices,
+                absl::Time created, TokenBytes token_bytes);
 
   // Streams: each string is the data of one event. The first chunk of a chat's choice has the role
   // and comes with its first token, so that clients may take it for the time to first token.
   std::string ProgressChunk(const ProgressEvent& event) const;
+  std::vector<std::string> PromptChunks(const PromptEvent& event);
   std::vector<std::string> DeltaChunks(const DeltaEvent& event);
   // The last choice is followed by the usage if it was asked for.
   std::vector<std::string> FinishChunks(const FinishedEvent& event, bool all_done);
 
   // Whole answers: gathered until the last choice is finished.
+  void Add(const PromptEvent& event);
   void Add(const DeltaEvent& event);
   void Add(const FinishedEvent& event);
   std::string WholeBody() const;
@@ -40,19 +40,21 @@ class OpenAiEncoder {
     bool has_role = false;               // streams: the role went out
     std::string text;                    // whole answers
     std::vector<GeneratedToken> tokens;  // whole answers, if logprobs were asked for
+    std::vector<GeneratedToken> prompt;  // whole answers, if prompt_logprobs were asked for
     int64_t text_offset = 0;             // completions' logprobs: characters so far
     const char* finish_reason = "stop";
   };
 
   bool is_chat() const { return shape_.endpoint == OpenAiEndpoint::kChatCompletions; }
   void CountUsage(const FinishedEvent& event);
+  Usage TotalUsage() const;
 
   const ResponseShape shape_;
   const std::string id_;
   const int64_t created_;  // unix seconds
-  const TokenText token_text_;
+  const TokenBytes token_bytes_;
   std::vector<Choice> choices_;
-  Usage usage_;  // completion tokens of all finished choices
+  std::vector<Usage> usages_;  // of each prompt; completion tokens of its finished choices
 };
 
 // GET /v1/models and /v1/models/{id}.

@@ -1,5 +1,6 @@
 #include "router/rest/rest_call.h"
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <utility>
 
@@ -34,7 +35,7 @@ RestCall::RestCall(const RestContext& context, HttpRequest request,
       grace_timer_(strand_) {}
 
 RestCall::~RestCall() {
-  if (sink_ != nullptr) sink_->Detach();
+  for (const Part& part : parts_) part.sink->Detach();
 }
 
 void RestCall::Start(const RestContext& context, OpenAiEndpoint endpoint, HttpRequest request,
@@ -53,14 +54,15 @@ absl::StatusOr<OpenAiRequest> RestCall::Decode(OpenAiEndpoint endpoint) {
   ASSIGN_OR_RETURN(std::string body, ReadableBody(http_request_, context_.options.max_body_bytes));
   ASSIGN_OR_RETURN(OpenAiRequest decoded, DecodeOpenAiRequest(endpoint, std::move(body)));
   // The body's own timeout is the narrower wish.
-  if (!decoded.request.timeout_seconds && !http_request_.timeout.empty()) {
+  const bool has_timeout = decoded.requests.front().timeout_seconds.has_value();
+  if (!has_timeout && !http_request_.timeout.empty()) {
     double seconds = 0;
     if (!absl::SimpleAtod(http_request_.timeout, &seconds)) {
       return InvalidField("X-Request-Timeout",
                           absl::StrCat("X-Request-Timeout is \"", http_request_.timeout,
                                        "\", must be a number of seconds"));
     }
-    decoded.request.timeout_seconds = seconds;
+    for (GenerateRequest& request : decoded.requests) request.timeout_seconds = seconds;
   }
   return decoded;
 }
@@ -70,25 +72,24 @@ void RestCall::OnDecoded(absl::StatusOr<OpenAiRequest> decoded) {
   if (done_) return;
   if (!decoded.ok()) return Fail(decoded.status());
   shape_ = std::move(decoded->shape);
-  GenerateRequest& request = decoded->request;
-  request.id = http_request_.id;
-  request.client_request_id = http_request_.client_request_id;
-  request.traceparent = http_request_.traceparent;
-  encoder_.emplace(shape_, request.id, request.num_choices, context_.clock.Now(),
+  std::vector<GenerateRequest>& requests = decoded->requests;
+  const int64_t num_choices = requests.front().num_choices;
+  encoder_.emplace(shape_, http_request_.id, requests.size(), static_cast<size_t>(num_choices),
+                   context_.clock.Now(),
                    [&intake = context_.intake, model = shape_.model](TokenId id) {
-                     return intake.Detokenize(model, {id}).value_or("");
+                     return intake.TokenBytes(model, id);
                    });
-  auto sink = std::make_shared<RestSink>([weak = weak_from_this(), strand = strand_] {
-    asio::post(strand, [weak] {
-      if (const auto call = weak.lock()) call->OnEvents();
-    });
-  });
-  const absl::Status submitted = context_.intake.Submit(std::move(request), sink);
-  if (!submitted.ok()) {
-    sink->Detach();
-    return Fail(submitted);
+  // The whole answer and its first prompt share an id; it is the one in clients' hands.
+  requests.front().id = http_request_.id;
+  parts_.reserve(requests.size());
+  for (GenerateRequest& request : requests) {
+    request.client_request_id = http_request_.client_request_id;
+    request.traceparent = http_request_.traceparent;
+    const auto first_choice =
+        static_cast<int32_t>(parts_.size() * static_cast<size_t>(num_choices));
+    const absl::Status submitted = Submit(std::move(request), first_choice);
+    if (!submitted.ok()) return Fail(submitted);
   }
-  sink_ = std::move(sink);
   if (!shape_.stream) return;
   grace_timer_.expires_after(absl::ToChronoNanoseconds(context_.options.stream_head_grace));
   grace_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
@@ -97,15 +98,33 @@ void RestCall::OnDecoded(absl::StatusOr<OpenAiRequest> decoded) {
   });
 }
 
+absl::Status RestCall::Submit(GenerateRequest request, int32_t first_choice) {
+  auto sink = std::make_shared<RestSink>([weak = weak_from_this(), strand = strand_] {
+    asio::post(strand, [weak] {
+      if (const auto call = weak.lock()) call->OnEvents();
+    });
+  });
+  const RequestId id = request.id;
+  const absl::Status submitted = context_.intake.Submit(std::move(request), sink);
+  if (!submitted.ok()) {
+    sink->Detach();
+    return submitted;
+  }
+  parts_.push_back({.id = id, .sink = std::move(sink), .first_choice = first_choice});
+  return absl::OkStatus();
+}
+
 void RestCall::OnEvents() {
   if (done_) return;
-  for (const RestEvent& event : sink_->Take()) {
-    OnEvent(event);
-    if (done_) return;
+  for (Part& part : parts_) {
+    for (RestEvent& event : part.sink->Take()) {
+      OnEvent(part, event);
+      if (done_) return;
+    }
   }
 }
 
-void RestCall::OnEvent(const RestEvent& event) {
+void RestCall::OnEvent(Part& part, RestEvent& event) {
   const auto exchange = exchange_.lock();
   if (exchange == nullptr) return Finish();
   std::visit(Overloaded{
@@ -115,30 +134,57 @@ void RestCall::OnEvent(const RestEvent& event) {
                  [&](const ProgressEvent& progress) {
                    if (!shape_.stream) return;
                    StartStream();
+                   part.progress = progress;
                    if (shape_.include_progress) {
-                     exchange->SendEvent(encoder_->ProgressChunk(progress));
+                     exchange->SendEvent(encoder_->ProgressChunk(TotalProgress()));
                    }
                  },
-                 [](const PromptEvent&) {},
-                 [this](const DeltaEvent& delta) {
+                 [&](PromptEvent& prompt) {
+                   prompt.choice += part.first_choice;
+                   if (!shape_.stream) return encoder_->Add(prompt);
+                   StartStream();
+                   SendAll(encoder_->PromptChunks(prompt));
+                 },
+                 [&](DeltaEvent& delta) {
+                   delta.choice += part.first_choice;
                    if (!shape_.stream) return encoder_->Add(delta);
                    StartStream();
                    SendAll(encoder_->DeltaChunks(delta));
                  },
-                 [this](const FinishedChoice& finished) { OnFinished(finished); },
-                 [this](const absl::Status& status) { Fail(status); },
+                 [&](FinishedChoice& finished) {
+                   finished.event.choice += part.first_choice;
+                   part.ended = finished.all_done;
+                   OnFinished(finished.event);
+                 },
+                 [&](const absl::Status& status) {
+                   part.ended = true;
+                   Fail(status);
+                 },
              },
              event);
 }
 
-void RestCall::OnFinished(const FinishedChoice& finished) {
+ProgressEvent RestCall::TotalProgress() const {
+  ProgressEvent total;
+  for (const Part& part : parts_) {
+    total.prompt_tokens += part.progress.prompt_tokens;
+    total.cached_tokens += part.progress.cached_tokens;
+    total.processed_tokens += part.progress.processed_tokens;
+    const std::optional<double>& eta = part.progress.eta_seconds;
+    if (eta.has_value()) total.eta_seconds = std::max(*eta, total.eta_seconds.value_or(0));
+  }
+  return total;
+}
+
+void RestCall::OnFinished(const FinishedEvent& finished) {
+  const bool all_done = std::ranges::all_of(parts_, &Part::ended);
   if (shape_.stream) {
     StartStream();
-    SendAll(encoder_->FinishChunks(finished.event, finished.all_done));
+    SendAll(encoder_->FinishChunks(finished, all_done));
   } else {
-    encoder_->Add(finished.event);
+    encoder_->Add(finished);
   }
-  if (!finished.all_done) return;
+  if (!all_done) return;
   Finish();
   const auto exchange = exchange_.lock();
   if (exchange == nullptr) return;
@@ -154,11 +200,14 @@ void RestCall::OnAbandoned(const absl::Status& status) {
   if (done_) return;
   LOG(INFO) << "request=" << http_request_.id.ToString() << " event=abandoned reason=\""
             << status.message() << "\"";
-  if (sink_ != nullptr) context_.intake.Cancel(http_request_.id);
   Fail(status);
 }
 
 void RestCall::Fail(const absl::Status& status) {
+  // One prompt's failure is that of all: there is no answer to put the others' into.
+  for (const Part& part : parts_) {
+    if (!part.ended) context_.intake.Cancel(part.id);
+  }
   Finish();
   const auto exchange = exchange_.lock();
   if (exchange == nullptr) return;
@@ -184,7 +233,7 @@ void RestCall::SendAll(const std::vector<std::string>& chunks) {
 void RestCall::Finish() {
   done_ = true;
   grace_timer_.cancel();
-  if (sink_ != nullptr) sink_->Detach();
+  for (const Part& part : parts_) part.sink->Detach();
 }
 
 }  // namespace longhaul::router::rest

@@ -18,7 +18,12 @@ std::shared_ptr<GenerateStream> GenerateStream::Create(
 
 GenerateStream::GenerateStream(Params params, Intake& intake, const Clock& clock,
                                std::function<void(GenerateStream*)> on_done)
-    : params_(std::move(params)), intake_(intake), clock_(clock), on_done_(std::move(on_done)) {}
+    : params_(std::move(params)),
+      token_bytes_(
+          [&intake, model = params_.model](TokenId id) { return intake.TokenBytes(model, id); }),
+      intake_(intake),
+      clock_(clock),
+      on_done_(std::move(on_done)) {}
 
 void GenerateStream::CancelIfStalled(absl::Duration limit) {
   {
@@ -35,8 +40,8 @@ void GenerateStream::OnQueued(const QueuedEvent& event) {
   Enqueue(ToProto(event, params_.client_request_id));
 }
 void GenerateStream::OnProgress(const ProgressEvent& event) { Enqueue(ToProto(event)); }
-void GenerateStream::OnPrompt(const PromptEvent& event) { Enqueue(ToProto(event)); }
-void GenerateStream::OnDelta(const DeltaEvent& event) { Enqueue(ToProto(event)); }
+void GenerateStream::OnPrompt(const PromptEvent& event) { Enqueue(ToProto(event, token_bytes_)); }
+void GenerateStream::OnDelta(const DeltaEvent& event) { Enqueue(ToProto(event, token_bytes_)); }
 void GenerateStream::OnFinished(const FinishedEvent& event, bool all_done) {
   Enqueue(ToProto(event));
   if (all_done) End(absl::OkStatus());

@@ -22,8 +22,9 @@ namespace longhaul::router::rpc {
 // The response of one Chat or Complete call: buffers the events of the router and writes them one
 // by one, so that generation never waits for a slow reader.
 //
-// The buffer holds at most what the request may generate (max_tokens a choice) and its progress.
-// Thread-safe: the sink's side is called by the dispatch thread, the reactor's side by gRPC.
+// The buffer holds at most what the request may generate (max_tokens a choice), its progress and
+// its echoed prompt. Thread-safe: the sink's side is called by the dispatch thread, the reactor's
+// side by gRPC.
 //
 // Lifetime: held by the router until the request ends, by itself until OnDone.
 class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
@@ -33,6 +34,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
     grpc::CallbackServerContext* context;  // lives until OnDone
     RequestId id;
     std::string client_request_id;
+    std::string model;
   };
   // `intake` and `clock` are borrowed. `on_done` runs when gRPC is through with the call.
   static std::shared_ptr<GenerateStream> Create(Params params, Intake& intake, const Clock& clock,
@@ -65,6 +67,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void Advance() EXCLUDES(mutex_);
 
   const Params params_;
+  const TokenBytes token_bytes_;
   Intake& intake_;
   const Clock& clock_;
   const std::function<void(GenerateStream*)> on_done_;

@@ -27,6 +27,8 @@ SamplingOptions FromProto(const v1::Sampling& from) {
 void FillOptions(const v1::GenerateOptions& from, GenerateRequest& to) {
   to.sampling = FromProto(from.sampling());
   if (from.has_top_logprobs()) to.sampling.top_logprobs = from.top_logprobs();
+  if (from.has_prompt_logprobs()) to.sampling.prompt_logprobs = from.prompt_logprobs();
+  to.echo = from.echo();
   const v1::Stopping& stopping = from.stopping();
   if (stopping.has_max_tokens()) to.max_tokens = stopping.max_tokens();
   to.min_tokens = stopping.min_tokens();
@@ -48,13 +50,15 @@ text::ChatMessage FromProto(const v1::ChatMessage& from) {
   return to;
 }
 
-void FillToken(const GeneratedToken& from, v1::GeneratedToken& to) {
+void FillToken(const GeneratedToken& from, const TokenBytes& token_bytes, v1::GeneratedToken& to) {
   to.set_token_id(static_cast<uint32_t>(from.token));
+  to.set_token_bytes(token_bytes(from.token));
   if (from.logprob) to.set_logprob(*from.logprob);
   for (const TokenLogprob& top : from.top_logprobs) {
     v1::TokenLogprob& logprob = *to.add_top_logprobs();
     logprob.set_token_id(static_cast<uint32_t>(top.token));
     logprob.set_logprob(top.logprob);
+    logprob.set_token_bytes(token_bytes(top.token));
   }
 }
 
@@ -123,22 +127,24 @@ v1::GenerateEvent ToProto(const ProgressEvent& event) {
   return to;
 }
 
-v1::GenerateEvent ToProto(const PromptEvent& event) {
+v1::GenerateEvent ToProto(const PromptEvent& event, const TokenBytes& token_bytes) {
   v1::GenerateEvent to;
   v1::PromptTokens& prompt = *to.mutable_prompt_tokens();
   prompt.set_choice(static_cast<uint32_t>(event.choice));
   prompt.set_text(event.text);
   prompt.set_begin(static_cast<uint32_t>(event.begin));
-  for (const GeneratedToken& token : event.tokens) FillToken(token, *prompt.add_tokens());
+  for (const GeneratedToken& token : event.tokens)
+    FillToken(token, token_bytes, *prompt.add_tokens());
   return to;
 }
 
-v1::GenerateEvent ToProto(const DeltaEvent& event) {
+v1::GenerateEvent ToProto(const DeltaEvent& event, const TokenBytes& token_bytes) {
   v1::GenerateEvent to;
   v1::Delta& delta = *to.mutable_delta();
   delta.set_choice(static_cast<uint32_t>(event.choice));
   delta.set_text(event.text);
-  for (const GeneratedToken& token : event.tokens) FillToken(token, *delta.add_tokens());
+  for (const GeneratedToken& token : event.tokens)
+    FillToken(token, token_bytes, *delta.add_tokens());
   return to;
 }
 

@@ -20,8 +20,8 @@ GenerateRequest FromProto(const v1::CompleteRequest& from);
 
 v1::GenerateEvent ToProto(const QueuedEvent& event, const std::string& request_id);
 v1::GenerateEvent ToProto(const ProgressEvent& event);
-v1::GenerateEvent ToProto(const PromptEvent& event);
-v1::GenerateEvent ToProto(const DeltaEvent& event);
+v1::GenerateEvent ToProto(const PromptEvent& event, const TokenBytes& token_bytes);
+v1::GenerateEvent ToProto(const DeltaEvent& event, const TokenBytes& token_bytes);
 v1::GenerateEvent ToProto(const FinishedEvent& event);
 v1::Model ToProto(const ModelInfo& model);
 

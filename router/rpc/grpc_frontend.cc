@@ -164,12 +164,15 @@ GenerateStream* GrpcFrontend::Impl::Generate(grpc::CallbackServerContext* contex
   if (traceparent != context->client_metadata().end()) {
     request.traceparent = std::string(traceparent->second.data(), traceparent->second.size());
   }
-  const std::shared_ptr<GenerateStream> stream = GenerateStream::Create(
-      {.context = context, .id = request.id, .client_request_id = request.client_request_id},
-      intake_, clock_, [this](GenerateStream* done) {
-        MutexLock lock(mutex_);
-        streams_.erase(done);
-      });
+  const std::shared_ptr<GenerateStream> stream =
+      GenerateStream::Create({.context = context,
+                              .id = request.id,
+                              .client_request_id = request.client_request_id,
+                              .model = request.model},
+                             intake_, clock_, [this](GenerateStream* done) {
+                               MutexLock lock(mutex_);
+                               streams_.erase(done);
+                             });
   {
     MutexLock lock(mutex_);
     streams_.insert(stream.get());

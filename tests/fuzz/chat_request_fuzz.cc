@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -147,10 +148,25 @@ void CheckStopping(const GenerateRequest& request) {
   for (const TokenId id : stop->stop_token_ids) CHECK(id >= 0 && id < kLimits.vocab_size) << id;
 }
 
+void CheckInput(OpenAiEndpoint endpoint, const PromptInput& input) {
+  if (const auto* chat = std::get_if<ChatInput>(&input)) {
+    CHECK(endpoint == OpenAiEndpoint::kChatCompletions && !chat->messages.empty());
+    CheckChat(*chat);
+  } else if (const auto* text = std::get_if<TextInput>(&input)) {
+    CHECK(endpoint == OpenAiEndpoint::kCompletions && IsUtf8(text->prompt));
+    const auto ids = TheModel().tokenizer->Encode(text->prompt, text::SpecialTokens::kParse);
+    CHECK(ids.ok()) << ids.status();
+  } else {
+    CHECK(endpoint == OpenAiEndpoint::kCompletions);
+    for (const TokenId id : std::get<TokenInput>(input).ids) CHECK(id >= 0) << id;
+  }
+}
+
 void CheckGeneration(OpenAiEndpoint endpoint, const std::string& body) {
   const auto decoded = DecodeOpenAiRequest(endpoint, body);
   if (!decoded.ok()) return CheckRefusal(decoded.status());
-  const GenerateRequest& request = decoded->request;
+  CHECK(!decoded->requests.empty());
+  const GenerateRequest& request = decoded->requests.front();
   const std::optional<Json> json = ReadAgain(body);
   if (json.has_value()) {
     CHECK((*json)["model"] == request.model) << request.model;
@@ -163,17 +179,15 @@ void CheckGeneration(OpenAiEndpoint endpoint, const std::string& body) {
   CheckSampling(request);
   CheckStopping(request);
 
-  if (const auto* chat = std::get_if<ChatInput>(&request.input)) {
-    CHECK(endpoint == OpenAiEndpoint::kChatCompletions && !chat->messages.empty());
-    if (json.has_value()) CHECK((*json)["messages"].size() == chat->messages.size());
-    CheckChat(*chat);
-  } else if (const auto* text = std::get_if<TextInput>(&request.input)) {
-    CHECK(endpoint == OpenAiEndpoint::kCompletions && IsUtf8(text->prompt));
-    const auto ids = TheModel().tokenizer->Encode(text->prompt, text::SpecialTokens::kParse);
-    CHECK(ids.ok()) << ids.status();
-  } else {
-    CHECK(endpoint == OpenAiEndpoint::kCompletions);
-    for (const TokenId id : std::get<TokenInput>(request.input).ids) CHECK(id >= 0) << id;
+  const auto* chat = std::get_if<ChatInput>(&request.input);
+  if (chat != nullptr && json.has_value()) {
+    CHECK((*json)["messages"].size() == chat->messages.size());
+  }
+  std::set<RequestId> ids;
+  for (const GenerateRequest& one : decoded->requests) {
+    CheckInput(endpoint, one.input);
+    CHECK(ids.insert(one.id).second) << "two requests have one id";
+    CHECK(one.model == request.model && one.num_choices == request.num_choices);
   }
 }
 

@@ -26,6 +26,14 @@ class InstantIntake final : public router::Intake {
     }
     sink->OnQueued({.position = 1, .predicted_wait_seconds = 0.5, .prompt_tokens = 3});
     sink->OnProgress({.prompt_tokens = 3, .cached_tokens = 1, .processed_tokens = 2});
+    for (int32_t choice = 0; choice < request.num_choices; choice++) {
+      if (!request.echo && !request.sampling.prompt_logprobs.has_value()) break;
+      router::PromptEvent prompt{.choice = choice, .text = request.echo ? "P\xC3\xA4" : ""};
+      if (request.sampling.prompt_logprobs.has_value()) {
+        prompt.tokens = {{.token = 'P'}, {.token = 0xC3, .logprob = -1.0f}};
+      }
+      sink->OnPrompt(prompt);
+    }
     for (const char* text : {"Hel", "lo\n", " w\xC3\xB6rld\xF0\x9F\x98\x80"}) {
       for (int32_t choice = 0; choice < request.num_choices; choice++) {
         router::DeltaEvent delta{.choice = choice, .text = text, .tokens = {}};
@@ -72,6 +80,9 @@ class InstantIntake final : public router::Intake {
     std::string text;
     for (const TokenId id : ids) text += static_cast<char>('a' + id % 26);
     return text;
+  }
+  std::string TokenBytes(std::string_view, TokenId id) const override {
+    return std::string(1, static_cast<char>(id));
   }
   bool Ready() const override { return true; }
 

@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kChoices = 3;
+constexpr size_t kChoices = 3;
 
 // Adds the text that a chunk or a whole answer has for its choice.
 void AddText(const Json& choice, OpenAiEndpoint endpoint, std::vector<std::string>& texts) {
@@ -47,10 +47,12 @@ void Check(fuzz::FuzzInput& input) {
   shape.model = "demo\"\n";
   shape.logprobs = (flags & 2) != 0;
   shape.include_usage = (flags & 4) != 0;
+  shape.echo = (flags & 8) != 0;
   const auto token_text = [](TokenId id) { return std::string(1, static_cast<char>(id)); };
   const auto encoder = [&](bool stream) {
     shape.stream = stream;
-    return OpenAiEncoder(shape, RequestId{}, kChoices, absl::FromUnixSeconds(17), token_text);
+    return OpenAiEncoder(shape, RequestId{}, /*num_prompts=*/1, kChoices, absl::FromUnixSeconds(17),
+                         token_text);
   };
   OpenAiEncoder streaming = encoder(/*stream=*/true);
   OpenAiEncoder whole = encoder(/*stream=*/false);
@@ -63,6 +65,17 @@ void Check(fuzz::FuzzInput& input) {
       }
     }
   };
+  for (int32_t choice = 0; shape.echo && choice < static_cast<int32_t>(kChoices); ++choice) {
+    PromptEvent prompt{.choice = choice};
+    text::AppendWellFormed(input.Until('\n'), text::Continuation::kNone, prompt.text);
+    if (shape.logprobs) {
+      prompt.tokens = {{.token = input.Byte()},
+                       {.token = input.Byte(), .logprob = input.Value<float>()}};
+    }
+    expected[static_cast<size_t>(choice)] += prompt.text;
+    take(streaming.PromptChunks(prompt));
+    whole.Add(prompt);
+  }
   while (!input.empty()) {
     DeltaEvent delta{
         .choice = static_cast<int32_t>(input.Below(kChoices)), .text = {}, .tokens = {}};
@@ -79,9 +92,9 @@ void Check(fuzz::FuzzInput& input) {
     take(streaming.DeltaChunks(delta));
     whole.Add(delta);
   }
-  for (int32_t choice = 0; choice < kChoices; ++choice) {
+  for (int32_t choice = 0; choice < static_cast<int32_t>(kChoices); ++choice) {
     const FinishedEvent finished{.choice = choice, .reason = FinishReason::kLength};
-    take(streaming.FinishChunks(finished, choice + 1 == kChoices));
+    take(streaming.FinishChunks(finished, choice + 1 == static_cast<int32_t>(kChoices)));
     whole.Add(finished);
   }
   const Json json = Parsed(whole.WholeBody());
@@ -95,8 +108,9 @@ void Check(fuzz::FuzzInput& input) {
 }  // namespace
 }  // namespace longhaul::router::rest
 
-// First byte: bits for completions, logprobs, usage. Then, for each piece: choice, token, with
-// logprobs four bytes of float and up to two others, and a line of text.
+// First byte: bits for completions, logprobs, usage, echo. Then, with echo, for each choice a line
+// of text and with logprobs two tokens. Then, for each piece: choice, token, with logprobs four
+// bytes of float and up to two others, and a line of text.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   longhaul::fuzz::FuzzInput input(data, size);
   longhaul::router::rest::Check(input);

@@ -62,6 +62,28 @@ bool FakeIntake::Sleep(const RequestId& id, absl::Duration duration) {
   return false;
 }
 
+void FakeIntake::EchoPrompt(const GenerateRequest& request, ResponseSink& sink) {
+  const auto* input = std::get_if<router::TextInput>(&request.input);
+  const std::string prompt = input != nullptr ? input->prompt : "prompt";
+  const bool logprobs = request.sampling.prompt_logprobs.has_value();
+  if (!request.echo && !logprobs) return;
+  for (int32_t choice = 0; choice < request.num_choices; choice++) {
+    if (!logprobs) {
+      sink.OnPrompt({.choice = choice, .text = prompt});
+      continue;
+    }
+    for (size_t i = 0; i < prompt.size(); ++i) {
+      router::PromptEvent event{.choice = choice, .begin = static_cast<int32_t>(i)};
+      if (request.echo) event.text = prompt.substr(i, 1);
+      GeneratedToken token{.token = static_cast<unsigned char>(prompt[i])};
+      if (i > 0) token.logprob = -0.25f;
+      if (i > 0 && *request.sampling.prompt_logprobs > 0) token.top_logprobs = {{'?', -0.125f}};
+      event.tokens.push_back(std::move(token));
+      sink.OnPrompt(event);
+    }
+  }
+}
+
 void FakeIntake::Answer(const GenerateRequest& request, ResponseSink& sink) {
   if (!Sleep(request.id, options_.queue_delay)) return;
   if (options_.early_error.has_value()) return sink.OnError(*options_.early_error);
@@ -73,6 +95,7 @@ void FakeIntake::Answer(const GenerateRequest& request, ResponseSink& sink) {
     if (!Sleep(request.id, absl::Milliseconds(20))) return;
   }
   if (!Sleep(request.id, options_.prefill)) return;
+  EchoPrompt(request, sink);
   for (size_t i = 0; i < options_.reply.size(); i++) {
     if (i > 0 && !Sleep(request.id, options_.token_interval)) return;
     for (int32_t choice = 0; choice < request.num_choices; choice++) {
@@ -118,17 +141,16 @@ absl::StatusOr<std::vector<TokenId>> FakeIntake::Tokenize(std::string_view, std:
   return ids;
 }
 
-absl::StatusOr<std::string> FakeIntake::Detokenize(std::string_view,
+absl::StatusOr<std::string> FakeIntake::Detokenize(std::string_view model,
                                                    const std::vector<TokenId>& ids) const {
   std::string text;
-  for (const TokenId id : ids) {
-    if (id < kFirstWordId) {
-      text += static_cast<char>(id);
-    } else {
-      text += options_.reply.at(static_cast<size_t>(id - kFirstWordId));
-    }
-  }
+  for (const TokenId id : ids) text += TokenBytes(model, id);
   return text;
+}
+
+std::string FakeIntake::TokenBytes(std::string_view, TokenId id) const {
+  if (id < kFirstWordId) return std::string(1, static_cast<char>(id));
+  return options_.reply.at(static_cast<size_t>(id - kFirstWordId));
 }
 
 std::vector<GenerateRequest> FakeIntake::Submitted() const {

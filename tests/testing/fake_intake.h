@@ -55,6 +55,7 @@ class FakeIntake final : public router::Intake {
   // Ids from kFirstWordId are the words of the reply, smaller ones bytes.
   absl::StatusOr<std::string> Detokenize(std::string_view model,
                                          const std::vector<TokenId>& ids) const override;
+  std::string TokenBytes(std::string_view model, TokenId id) const override;
   bool Ready() const override { return options_.ready; }
 
   static constexpr TokenId kFirstWordId = 1000;
@@ -66,6 +67,8 @@ class FakeIntake final : public router::Intake {
   bool WaitForSubmitted(size_t count, absl::Duration timeout) EXCLUDES(mutex_);
 
  private:
+  // Each byte of the prompt is a token, with '?' as its alternative.
+  static void EchoPrompt(const router::GenerateRequest& request, router::ResponseSink& sink);
   void Answer(const router::GenerateRequest& request, router::ResponseSink& sink) EXCLUDES(mutex_);
   // False if the request was cancelled.
   bool Sleep(const RequestId& id, absl::Duration duration) EXCLUDES(mutex_);

@@ -38,7 +38,7 @@ TEST(OpenAiCodec, ReadsEveryField) {
         "top_logprobs":4,"min_tokens":2,"ignore_eos":true,"stop_token_ids":[7,8],"user":"u",
         "priority":-3,"timeout":1.5,"some_new_parameter":{"x":[1]},"tools":[{"type":"function",
         "function":{"name":"f","parameters":{"b":1,"a":[2.5]}}}])")));
-  const GenerateRequest& request = decoded.request;
+  const GenerateRequest& request = decoded.requests[0];
   EXPECT_EQ(request.model, "m");
   EXPECT_TRUE(decoded.shape.stream && decoded.shape.include_usage &&
               decoded.shape.include_progress && decoded.shape.logprobs);
@@ -73,13 +73,13 @@ TEST(OpenAiCodec, LeavesOpenWhatTheClientLeftOpenOrNull) {
   ASSERT_OK_AND_ASSIGN(const OpenAiRequest decoded,
                        Chat(Body(R"("temperature":null,"max_tokens":null,"stop":null,"n":null,
                                     "stream":null,"stream_options":null,"tools":null)")));
-  EXPECT_FALSE(decoded.request.sampling.temperature.has_value());
-  EXPECT_FALSE(decoded.request.sampling.seed.has_value());
-  EXPECT_FALSE(decoded.request.sampling.top_logprobs.has_value());
-  EXPECT_FALSE(decoded.request.max_tokens.has_value());
-  EXPECT_EQ(decoded.request.num_choices, 1);
-  EXPECT_FALSE(decoded.request.timeout_seconds.has_value());
-  EXPECT_FALSE(decoded.request.truncate_prompt_tokens.has_value());
+  EXPECT_FALSE(decoded.requests[0].sampling.temperature.has_value());
+  EXPECT_FALSE(decoded.requests[0].sampling.seed.has_value());
+  EXPECT_FALSE(decoded.requests[0].sampling.top_logprobs.has_value());
+  EXPECT_FALSE(decoded.requests[0].max_tokens.has_value());
+  EXPECT_EQ(decoded.requests[0].num_choices, 1);
+  EXPECT_FALSE(decoded.requests[0].timeout_seconds.has_value());
+  EXPECT_FALSE(decoded.requests[0].truncate_prompt_tokens.has_value());
   EXPECT_FALSE(decoded.shape.stream);
 }
 
@@ -89,7 +89,7 @@ TEST(OpenAiCodec, ReadsConversationsWithPartsAndToolCalls) {
       {"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",
         "function":{"name":"f","arguments":"{\"x\": 1}"}}]},
       {"role":"tool","tool_call_id":"c1","content":"42"}]})"));
-  const auto& messages = std::get<ChatInput>(decoded.request.input).messages;
+  const auto& messages = std::get<ChatInput>(decoded.requests[0].input).messages;
   ASSERT_EQ(messages.size(), 3u);
   EXPECT_EQ(messages[0].content, "a\nb");
   EXPECT_EQ(messages[1].content, "");
@@ -103,16 +103,51 @@ TEST(OpenAiCodec, ReadsPromptsOfAllShapes) {
   const auto prompt = [](const std::string& json) {
     return Completion(R"({"model":"m","prompt":)" + json + "}");
   };
-  EXPECT_EQ(std::get<TextInput>(prompt(R"("hi")")->request.input).prompt, "hi");
-  EXPECT_EQ(std::get<TextInput>(prompt(R"(["hi"])")->request.input).prompt, "hi");
-  EXPECT_THAT(std::get<TokenInput>(prompt("[1,2]")->request.input).ids, ElementsAre(1, 2));
-  EXPECT_THAT(std::get<TokenInput>(prompt("[[1,2]]")->request.input).ids, ElementsAre(1, 2));
-  EXPECT_THAT(prompt(R"(["a","b"])"),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("2 prompts")));
+  EXPECT_EQ(std::get<TextInput>(prompt(R"("hi")")->requests[0].input).prompt, "hi");
+  EXPECT_EQ(std::get<TextInput>(prompt(R"(["hi"])")->requests[0].input).prompt, "hi");
+  EXPECT_THAT(std::get<TokenInput>(prompt("[1,2]")->requests[0].input).ids, ElementsAre(1, 2));
+  EXPECT_THAT(std::get<TokenInput>(prompt("[[1,2]]")->requests[0].input).ids, ElementsAre(1, 2));
   EXPECT_FALSE(prompt("[]").ok());
   EXPECT_FALSE(prompt("[[]]").ok());
   EXPECT_FALSE(prompt("[1,\"a\"]").ok());
   EXPECT_FALSE(prompt("7").ok());
+
+  const auto several = prompt(R"(["a",[3,4],"b"])");
+  ASSERT_OK(several);
+  ASSERT_EQ(several->requests.size(), 3u);
+  EXPECT_EQ(std::get<TextInput>(several->requests[0].input).prompt, "a");
+  EXPECT_THAT(std::get<TokenInput>(several->requests[1].input).ids, ElementsAre(3, 4));
+  EXPECT_EQ(std::get<TextInput>(several->requests[2].input).prompt, "b");
+  EXPECT_NE(several->requests[0].id, several->requests[2].id);
+  EXPECT_THAT(prompt(R"(["a",7])"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("prompt[1] must be")));
+  std::string many = "[\"a\"";
+  for (int i = 1; i < 129; ++i) many += ",\"a\"";
+  EXPECT_THAT(prompt(many + "]"), StatusIs(absl::StatusCode::kInvalidArgument,
+                                           HasSubstr("has 129 prompts, limit 128")));
+}
+
+TEST(OpenAiCodec, EchoWithLogprobsAsksForThoseOfThePrompt) {
+  const auto completion = [](const std::string& fields) {
+    return Completion(R"({"model":"m","prompt":"p",)" + fields + "}");
+  };
+  const auto both = completion(R"("echo":true,"logprobs":3)");
+  ASSERT_OK(both);
+  EXPECT_TRUE(both->requests[0].echo);
+  EXPECT_EQ(both->requests[0].sampling.prompt_logprobs, 3);
+  EXPECT_FALSE(both->shape.prompt_logprobs);
+  EXPECT_EQ(completion(R"("echo":true)")->requests[0].sampling.prompt_logprobs, std::nullopt);
+  EXPECT_EQ(completion(R"("logprobs":3)")->requests[0].sampling.prompt_logprobs, std::nullopt);
+
+  const auto own = completion(R"("prompt_logprobs":2)");
+  ASSERT_OK(own);
+  EXPECT_EQ(own->requests[0].sampling.prompt_logprobs, 2);
+  EXPECT_TRUE(own->shape.prompt_logprobs);
+  EXPECT_FALSE(own->shape.logprobs);
+  EXPECT_THAT(completion(R"("prompt_logprobs":2,"stream":true)"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("stream must be false")));
+  EXPECT_THAT(completion(R"("prompt_logprobs":2,"echo":true,"logprobs":3)"),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("must be the same")));
 }
 
 struct Refusal {
@@ -213,9 +248,9 @@ TEST(OpenAiCodec, OfANameThatIsThereTwiceTheLastCounts) {
       const OpenAiRequest last,
       Chat(Body(R"("top_k":"no","top_k":5,"top_p":0.5,"top_p":null,"logit_bias":{"7":1},)"
                 R"("logit_bias":{"8":1,"9":2,"8":3})")));
-  EXPECT_EQ(last.request.sampling.top_k, 5);
-  EXPECT_EQ(last.request.sampling.top_p, std::nullopt);
-  EXPECT_THAT(last.request.sampling.logit_bias,
+  EXPECT_EQ(last.requests[0].sampling.top_k, 5);
+  EXPECT_EQ(last.requests[0].sampling.top_p, std::nullopt);
+  EXPECT_THAT(last.requests[0].sampling.logit_bias,
               ElementsAre(std::pair<TokenId, float>(8, 3), std::pair<TokenId, float>(9, 2)));
   EXPECT_EQ(DetailOf(Chat(Body(R"("top_k":5,"top_k":"no")")).status()).field, "top_k");
 }

@@ -8,9 +8,9 @@ namespace {
 
 using ::testing::ElementsAre;
 
-OpenAiEncoder Encoder(ResponseShape shape, int64_t num_choices = 1) {
+OpenAiEncoder Encoder(ResponseShape shape, size_t num_choices = 1, size_t num_prompts = 1) {
   shape.model = "m";
-  return OpenAiEncoder(std::move(shape), RequestId{.high = 1, .low = 2}, num_choices,
+  return OpenAiEncoder(std::move(shape), RequestId{.high = 1, .low = 2}, num_prompts, num_choices,
                        absl::FromUnixSeconds(5),
                        [](TokenId id) { return std::string(1, static_cast<char>(id)); });
 }
@@ -98,6 +98,77 @@ TEST(OpenAiEncoder, CompletionsHaveTextAndTheirOwnLogprobs) {
           R"("model":"m","choices":[{"index":0,"text":"x","logprobs":{"tokens":["x"],)"
           R"("token_logprobs":[-1.0],"top_logprobs":[{}],"text_offset":[1]},)"
           R"("finish_reason":null}]})"));
+}
+
+TEST(OpenAiEncoder, AnEchoedPromptStandsBeforeTheTextWithItsLogprobs) {
+  const PromptEvent prompt = {.text = "ab",
+                              .tokens = {{.token = 'a'}, {.token = 'b', .logprob = -2.0f}}};
+  const DeltaEvent delta = {.text = "c", .tokens = {{.token = 'c', .logprob = -1.0f}}};
+  ResponseShape shape = {.endpoint = OpenAiEndpoint::kCompletions, .echo = true, .logprobs = true};
+  OpenAiEncoder whole = Encoder(shape);
+  whole.Add(prompt);
+  whole.Add(delta);
+  EXPECT_THAT(
+      whole.WholeBody(),
+      ::testing::HasSubstr(
+          R"({"index":0,"text":"abc","logprobs":{"tokens":["a","b","c"],)"
+          R"("token_logprobs":[null,-2.0,-1.0],"top_logprobs":[null,{},{}],"text_offset":[0,1,2]})"));
+  shape.stream = true;
+  OpenAiEncoder stream = Encoder(shape);
+  EXPECT_THAT(stream.PromptChunks(prompt),
+              ElementsAre(::testing::HasSubstr(R"("text":"ab","logprobs":{"tokens":["a","b"],)")));
+  EXPECT_THAT(stream.DeltaChunks(delta), ElementsAre(::testing::HasSubstr(R"("text_offset":[2])")));
+}
+
+TEST(OpenAiEncoder, PromptLogprobsAreAListOfTheirOwn) {
+  const PromptEvent prompt = {
+      .tokens = {{.token = 'a'},
+                 {.token = 'b', .logprob = -2.0f, .top_logprobs = {{'c', -0.5f}, {'b', -2.0f}}},
+                 {.token = 0xE4, .logprob = -3.0f}}};
+  const std::string list =
+      R"("prompt_logprobs":[null,{"98":{"logprob":-2.0,"rank":2,"decoded_token":"b"},)"
+      R"("99":{"logprob":-0.5,"rank":1,"decoded_token":"c"}},)"
+      R"({"228":{"logprob":-3.0,"rank":null,"decoded_token":"�"}}])";
+  for (const OpenAiEndpoint endpoint :
+       {OpenAiEndpoint::kCompletions, OpenAiEndpoint::kChatCompletions}) {
+    OpenAiEncoder encoder = Encoder({.endpoint = endpoint, .prompt_logprobs = true});
+    encoder.Add(prompt);
+    encoder.Add(DeltaEvent{.text = "x", .tokens = {{.token = 'x'}}});
+    const std::string body = encoder.WholeBody();
+    EXPECT_THAT(body, ::testing::HasSubstr(list));
+    EXPECT_THAT(body, ::testing::HasSubstr(R"("logprobs":null)"));
+  }
+}
+
+TEST(OpenAiEncoder, TokensThatArePartOfACharacterKeepTheirBytes) {
+  const DeltaEvent delta = {
+      .text = "", .tokens = {{.token = 0xE4, .logprob = -1.0f, .top_logprobs = {{0xB8, -1.5f}}}}};
+  OpenAiEncoder chat = Encoder({.logprobs = true});
+  chat.Add(delta);
+  EXPECT_THAT(chat.WholeBody(),
+              ::testing::HasSubstr(R"({"token":"�","logprob":-1.0,"bytes":[228],)"));
+  OpenAiEncoder completion = Encoder({.endpoint = OpenAiEndpoint::kCompletions, .logprobs = true});
+  completion.Add(delta);
+  EXPECT_THAT(completion.WholeBody(),
+              ::testing::HasSubstr(R"("tokens":["bytes:\\xe4"],"token_logprobs":[-1.0],)"
+                                   R"("top_logprobs":[{"bytes:\\xb8":-1.5}])"));
+}
+
+TEST(OpenAiEncoder, SeveralPromptsAddUp) {
+  OpenAiEncoder encoder = Encoder({.endpoint = OpenAiEndpoint::kCompletions}, 2, 3);
+  for (int32_t choice = 0; choice < 6; ++choice) {
+    encoder.Add(
+        DeltaEvent{.choice = choice, .text = std::string(1, static_cast<char>('a' + choice))});
+    const int32_t prompt = choice / 2;
+    encoder.Add(FinishedEvent{
+        .choice = choice,
+        .usage = {.prompt_tokens = 10 + prompt, .cached_tokens = prompt, .completion_tokens = 2}});
+  }
+  const std::string body = encoder.WholeBody();
+  EXPECT_THAT(body, ::testing::HasSubstr(R"({"index":5,"text":"f")"));
+  EXPECT_THAT(body, ::testing::HasSubstr(
+                        R"("usage":{"prompt_tokens":33,"completion_tokens":12,"total_tokens":45,)"
+                        R"("prompt_tokens_details":{"cached_tokens":3}})"));
 }
 
 TEST(OpenAiEncoder, ModelsAndTokens) {

@@ -129,6 +129,64 @@ TEST_F(RestCallTest, SeveralChoicesEachHaveARole) {
   EXPECT_EQ(whole["usage"]["completion_tokens"], 6);
 }
 
+TEST_F(RestCallTest, SeveralPromptsAreOneAnswer) {
+  StartWith({.reply = {"a", "b"}});
+  const auto post = [this](const std::string& fields) {
+    const std::string body = R"({"model":"demo","prompt":["x","yz"],"n":2)" + fields + "}";
+    auto client = std::make_unique<RawHttpClient>(gateway_->port());
+    EXPECT_TRUE(client->Send(HttpPost("/v1/completions", body, "X-Request-Timeout: 9\r\n")));
+    return client;
+  };
+  const auto json = nlohmann::json::parse(post(R"(,"echo":true)")->ReadResponse().body);
+  ASSERT_EQ(json["choices"].size(), 4u);
+  const char* texts[] = {"xab", "xab", "yzab", "yzab"};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(json["choices"][i]["index"], i);
+    EXPECT_EQ(json["choices"][i]["text"], texts[i]);
+  }
+  EXPECT_EQ(json["usage"]["prompt_tokens"], 14);
+  EXPECT_EQ(json["usage"]["completion_tokens"], 8);
+  for (const GenerateRequest& request : intake_->Submitted()) {
+    EXPECT_EQ(request.timeout_seconds, 9.0);
+  }
+
+  auto client = post(R"(,"stream":true,"stream_options":{"include_usage":true})");
+  const std::string stream = client->ReadUntil("[DONE]");
+  for (const char* index : {R"("index":0)", R"("index":1)", R"("index":2)", R"("index":3)"}) {
+    EXPECT_THAT(stream, HasSubstr(index));
+  }
+  EXPECT_THAT(stream, HasSubstr(R"("prompt_tokens":14)"));
+}
+
+TEST_F(RestCallTest, OnePromptsFailureEndsThemAll) {
+  StartWith({.late_error = absl::UnavailableError("lost")});
+  const std::string body = R"({"model":"demo","prompt":["x","y","z"]})";
+  RawHttpClient client(gateway_->port());
+  ASSERT_TRUE(client.Send(HttpPost("/v1/completions", body, "")));
+  EXPECT_EQ(client.ReadResponse().status, 503);
+}
+
+TEST_F(RestCallTest, ADisconnectCancelsEveryPrompt) {
+  StartWith({.never_finish = true});
+  auto client = std::make_unique<RawHttpClient>(gateway_->port());
+  ASSERT_TRUE(
+      client->Send(HttpPost("/v1/completions", R"({"model":"demo","prompt":["x","y","z"]})", "")));
+  ASSERT_TRUE(intake_->WaitForSubmitted(3, absl::Seconds(5)));
+  client.reset();
+  EXPECT_TRUE(intake_->WaitForCancelled(3, absl::Seconds(5)));
+}
+
+TEST_F(RestCallTest, AnEchoWithLogprobsStreams) {
+  StartWith({.reply = {"c"}});
+  auto client = Send(R"("stream":true,"echo":true,"logprobs":1)", "", "/v1/completions");
+  const std::string stream = client->ReadUntil("[DONE]");
+  EXPECT_THAT(stream, HasSubstr(R"("text":"h","logprobs":{"tokens":["h"],"token_logprobs":[null],)"
+                                R"("top_logprobs":[null],"text_offset":[0]})"));
+  EXPECT_THAT(stream, HasSubstr(R"("text":"i","logprobs":{"tokens":["i"],"token_logprobs":[-0.25],)"
+                                R"("top_logprobs":[{"?":-0.125}],"text_offset":[1]})"));
+  EXPECT_THAT(stream, HasSubstr(R"("text":"c","logprobs":{"tokens":["c"])"));
+}
+
 TEST_F(RestCallTest, ProgressIsSentToThoseWhoAsk) {
   const std::vector<ProgressEvent> progress = {
       {.prompt_tokens = 100, .cached_tokens = 10, .processed_tokens = 50, .eta_seconds = 2.5},

@@ -136,6 +136,41 @@ TEST_F(GrpcFrontendTest, CompleteTakesTokenIds) {
   EXPECT_THAT(tokens, ::testing::ElementsAre(12, 13));
 }
 
+TEST_F(GrpcFrontendTest, AnEchoedPromptComesWithLogprobsAndBytes) {
+  const std::string prompt = "Grüße, 世界";
+  v1::CompleteRequest request;
+  request.set_model("demo");
+  request.set_prompt(prompt);
+  request.mutable_options()->set_echo(true);
+  request.mutable_options()->set_prompt_logprobs(1);
+  request.mutable_options()->mutable_stopping()->set_max_tokens(1);
+  grpc::ClientContext context;
+  const auto reader = stub_->Complete(&context, request);
+  std::string text, bytes;
+  uint32_t num_tokens = 0;
+  bool has_delta = false;
+  v1::GenerateEvent event;
+  while (reader->Read(&event)) {
+    for (const auto& token : event.delta().tokens()) {
+      has_delta = true;
+      EXPECT_FALSE(token.token_bytes().empty());
+    }
+    if (!event.has_prompt_tokens()) continue;
+    EXPECT_FALSE(has_delta) << "a part of the prompt behind the output";
+    EXPECT_EQ(event.prompt_tokens().begin(), num_tokens);
+    text += event.prompt_tokens().text();
+    for (const v1::GeneratedToken& token : event.prompt_tokens().tokens()) {
+      EXPECT_EQ(token.has_logprob(), num_tokens++ > 0);
+      bytes += token.token_bytes();
+      for (const auto& top : token.top_logprobs()) EXPECT_FALSE(top.token_bytes().empty());
+    }
+  }
+  ASSERT_TRUE(reader->Finish().ok());
+  EXPECT_TRUE(has_delta);
+  EXPECT_EQ(text, prompt);
+  EXPECT_EQ(bytes, prompt);
+}
+
 TEST_F(GrpcFrontendTest, ErrorsCarryFieldAndCode) {
   v1::ChatRequest request = Chat("x");
   request.mutable_options()->mutable_sampling()->set_temperature(-1);
