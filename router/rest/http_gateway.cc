@@ -33,6 +33,8 @@ using Error = boost::system::error_code;
 
 // After an accept that failed for want of file descriptors; others of them end meanwhile.
 constexpr absl::Duration kAcceptPause = absl::Milliseconds(100);
+// Connections above the limit that are told so; more are closed at once.
+constexpr int64_t kMaxRefusing = 64;
 
 absl::Status CheckOptions(const HttpOptions& options) {
   const std::pair<const char*, int64_t> at_least_one[] = {
@@ -150,39 +152,30 @@ class HttpGateway::Server {
             accept_timer_.async_wait([this](const Error&) { Accept(); });
             return;
           }
-          if (static_cast<int64_t>(sessions_.size()) >= options_.max_connections) {
-            Refuse(std::move(socket));
-          } else {
-            Open(std::move(socket));
-          }
+          const auto num_serving = static_cast<int64_t>(sessions_.size()) - num_refusing_;
+          const bool refused = num_serving >= options_.max_connections;
+          if (!refused || num_refusing_ < kMaxRefusing) Open(std::move(socket), refused);
           Accept();
         });
   }
 
-  void Open(tcp::socket socket) {
+  void Open(tcp::socket socket, bool refused) {
     SetUpSocket(socket, options_);
     const auto position = sessions_.emplace(sessions_.end());
     *position = std::make_shared<HttpSession>(
-        std::move(socket), options_, routes_, budget_,
-        [this, position] { asio::post(strand_, [this, position] { Forget(position); }); });
-    (*position)->Start();
+        std::move(socket), options_, routes_, budget_, [this, position, refused] {
+          asio::post(strand_, [this, position, refused] { Forget(position, refused); });
+        });
+    num_refusing_ += refused ? 1 : 0;
+    (*position)->Start(
+        refused ? std::make_optional(HttpErrorReply(
+                      503, absl::StrCat("too many connections, limit ", options_.max_connections)))
+                : std::nullopt);
   }
 
-  // What fits in the socket's empty buffer is sent, nothing is waited for.
-  void Refuse(tcp::socket socket) {
-    const HttpReply reply =
-        HttpErrorReply(503, absl::StrCat("too many connections, limit ", options_.max_connections));
-    const std::string text = SerializeReply(reply, {.keep_alive = false,
-                                                    .request_id = RequestId::Random().ToString(),
-                                                    .cors = options_.cors.HeaderLines("")});
-    Error ignored;  // the peer may be gone; either way the socket closes here
-    socket.non_blocking(true, ignored);
-    socket.write_some(asio::buffer(text), ignored);
-    socket.shutdown(tcp::socket::shutdown_send, ignored);
-  }
-
-  void Forget(Sessions::iterator position) {
+  void Forget(Sessions::iterator position, bool refused) {
     sessions_.erase(position);
+    num_refusing_ -= refused ? 1 : 0;
     if (stopping_ && sessions_.empty()) all_closed_.set_value();
   }
 
@@ -206,6 +199,7 @@ class HttpGateway::Server {
   tcp::acceptor acceptor_;
   asio::steady_timer accept_timer_;
   Sessions sessions_;
+  int64_t num_refusing_ = 0;  // of them
   bool stopping_ = false;
   // Of the thread that starts and stops.
   std::promise<void> all_closed_;

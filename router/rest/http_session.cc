@@ -39,28 +39,31 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpOptions& option
       buffer_(static_cast<size_t>(options.max_header_bytes) + (64 << 10)),
       timer_(socket_->get_executor()) {}
 
-void HttpSession::Start() {
-  asio::dispatch(socket_->get_executor(), [self = shared_from_this()] {
-    const std::weak_ptr<HttpSession> weak = self;
-    OutputStream::Callbacks callbacks;
-    callbacks.drained = [weak] {
-      if (const auto session = weak.lock()) session->OnDrained();
-    };
-    callbacks.failed = [weak](const absl::Status& status) {
-      const auto session = weak.lock();
-      if (session == nullptr) return;
-      if (!session->peer_done_) {  // else its end is known
-        LOG(INFO) << "request=" << session->request_.id.ToString()
-                  << " event=connection_lost reason=\"" << status.message() << "\"";
-      }
-      session->Close();
-    };
-    self->output_ =
-        std::make_shared<OutputStream>(self->socket_, self->options_.write_timeout,
-                                       self->options_.max_pending_output_bytes, callbacks);
-    if (self->stopping_) return self->Close();
-    self->AwaitRequest();
-  });
+void HttpSession::Start(std::optional<HttpReply> refusal) {
+  asio::dispatch(
+      socket_->get_executor(), [self = shared_from_this(), refusal = std::move(refusal)]() mutable {
+        const std::weak_ptr<HttpSession> weak = self;
+        OutputStream::Callbacks callbacks;
+        callbacks.drained = [weak] {
+          if (const auto session = weak.lock()) session->OnDrained();
+        };
+        callbacks.failed = [weak](const absl::Status& status) {
+          const auto session = weak.lock();
+          if (session == nullptr) return;
+          if (!session->peer_done_) {  // else its end is known
+            LOG(INFO) << "request=" << session->request_.id.ToString()
+                      << " event=connection_lost reason=\"" << status.message() << "\"";
+          }
+          session->Close();
+        };
+        self->output_ =
+            std::make_shared<OutputStream>(self->socket_, self->options_.write_timeout,
+                                           self->options_.max_pending_output_bytes, callbacks);
+        if (self->stopping_) return self->Close();
+        if (!refusal.has_value()) return self->AwaitRequest();
+        self->NameRequest();
+        self->Refuse(*std::move(refusal));
+      });
 }
 
 void HttpSession::Shutdown() {
@@ -93,7 +96,7 @@ void HttpSession::AwaitRequest() {
   state_ = State::kIdle;
   sse_ = nullptr;
   request_ = {};
-  framing_ = {.cors = options_.cors.HeaderLines("")};
+  framing_ = {};
   if (stopping_) return Close();
   SkipEmptyLines();
   if (buffer_.size() > 0) return ReadHead();
@@ -102,11 +105,16 @@ void HttpSession::AwaitRequest() {
   ReadBytes();
 }
 
-void HttpSession::ReadHead() {
-  state_ = State::kHead;
+void HttpSession::NameRequest() {
   request_.id = RequestId::Random();
   request_.client_request_id = request_.id.ToString();
   framing_.request_id = request_.client_request_id;
+  framing_.cors = options_.cors.HeaderLines("");
+}
+
+void HttpSession::ReadHead() {
+  state_ = State::kHead;
+  NameRequest();
   body_parser_.reset();
   head_parser_.emplace();
   head_parser_->header_limit(static_cast<uint32_t>(options_.max_header_bytes));

@@ -37,7 +37,8 @@ class HttpSession final : public HttpExchange, public std::enable_shared_from_th
   HttpSession(boost::asio::ip::tcp::socket socket, const HttpOptions& options, HttpHandler& handler,
               BodyBudget& budget, std::function<void()> on_closed);
 
-  void Start();
+  // With a refusal: sends that instead of reading a request, and closes.
+  void Start(std::optional<HttpReply> refusal = std::nullopt);
   // Ends politely: an open exchange is abandoned with kUnavailable and its answer flushed.
   void Shutdown();
   // Closes now.
@@ -67,6 +68,8 @@ class HttpSession final : public HttpExchange, public std::enable_shared_from_th
   };
 
   void AwaitRequest();
+  // What an answer needs even where no head can be read.
+  void NameRequest();
   void ReadHead();
   void OnHead(const Error& error);
   // Fills request_ and framing_ from the head; false if it was answered already.

@@ -44,10 +44,14 @@ Mapping MappingOf(absl::StatusCode code) {
   }
 }
 
+// What messages quote may be as long as a request.
+constexpr size_t kMaxMessageBytes = 2048;
+
 std::string Body(std::string_view message, const char* type, const std::string& field,
                  const char* code) {
   Json error;
-  error["message"] = message;
+  error["message"] = std::string(message.substr(0, kMaxMessageBytes)) +
+                     (message.size() > kMaxMessageBytes ? "..." : "");
   error["type"] = type;
   error["param"] = field.empty() ? Json(nullptr) : Json(field);
   error["code"] = code == nullptr ? Json(nullptr) : Json(code);

@@ -91,6 +91,16 @@ TEST_F(HttpGatewayTest, TokenizesAndBack) {
   EXPECT_EQ(Exchange(HttpPost("/tokenize", "{}")).status, 400);
 }
 
+TEST_F(HttpGatewayTest, ErrorsQuoteNoMoreThanIsReadable) {
+  const std::string name(100000, 'm');
+  const RawHttpResponse response =
+      Exchange(HttpPost("/tokenize", R"({"prompt":"A","model":")" + name + "\"}"));
+  EXPECT_EQ(response.status, 404);
+  EXPECT_THAT(response.body, HasSubstr(name.substr(0, 1000)));
+  EXPECT_THAT(response.body, HasSubstr("mmm...\""));
+  EXPECT_LT(response.body.size(), 2300u);
+}
+
 TEST_F(HttpGatewayTest, UnknownPathsAndMethodsAreNamed) {
   const RawHttpResponse unknown = Exchange(HttpGet("/v1/nothing"));
   EXPECT_EQ(unknown.status, 404);
@@ -107,10 +117,40 @@ TEST_F(HttpGatewayTest, RefusesConnectionsAboveTheLimit) {
   RawHttpClient second(gateway_->port());
   first.Send(HttpGet("/health"));
   EXPECT_EQ(first.ReadResponse().status, 200);
+  // The refusal is not lost although nobody reads what is sent.
   RawHttpClient third(gateway_->port());
+  EXPECT_TRUE(third.Send(HttpPost("/v1/chat/completions", std::string(1 << 20, ' '))));
   const RawHttpResponse refused = third.ReadResponse();
   EXPECT_EQ(refused.status, 503);
   EXPECT_EQ(refused.headers.at("retry-after"), "1");
+  EXPECT_THAT(refused.body, HasSubstr(R"("type":"service_unavailable")"));
+  EXPECT_EQ(refused.headers.at("connection"), "close");
+  EXPECT_TRUE(third.WaitForClose());
+  third.Close();
+  second.Close();
+  while (Exchange(HttpGet("/health")).status == 503) std::this_thread::yield();
+}
+
+TEST_F(HttpGatewayTest, AFloodOfConnectionsIsNotAnsweredOneByOne) {
+  Restart({}, {.max_connections = 1, .linger_timeout = absl::Seconds(30)});
+  std::vector<std::unique_ptr<RawHttpClient>> clients;
+  for (int i = 0; i < 1 + 64 + 10; i++) {
+    clients.push_back(std::make_unique<RawHttpClient>(gateway_->port()));
+  }
+  EXPECT_EQ(clients[64]->ReadResponse().status, 503);
+  EXPECT_TRUE(clients[65]->WaitForClose());
+  EXPECT_TRUE(clients.back()->WaitForClose());
+  clients.clear();
+  while (Exchange(HttpGet("/health")).status != 200) std::this_thread::yield();
+}
+
+TEST_F(HttpGatewayTest, RefusedConnectionsOfWebPagesSaySoToo) {
+  Restart({}, {.max_connections = 1, .cors = *CorsPolicy::For({"*"})});
+  RawHttpClient first(gateway_->port());
+  first.Send(HttpGet("/health"));
+  EXPECT_EQ(first.ReadResponse().status, 200);
+  RawHttpClient second(gateway_->port());
+  EXPECT_EQ(second.ReadResponse().headers["access-control-allow-origin"], "*");
 }
 
 TEST_F(HttpGatewayTest, HealthAnswersWhileLargeBodiesAreDecoded) {
