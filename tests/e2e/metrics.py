@@ -38,8 +38,11 @@ class WorkerMetrics:
     def __call__(self, name, **labels):
         return value(self.url, "longhaul_worker_" + name, **labels)
 
+    def load(self):
+        return [self(name) for name in ("running_requests", "waiting_requests", "kv_blocks_used")]
+
     def is_idle(self):
-        return self("running_requests") + self("waiting_requests") + self("kv_blocks_used") == 0
+        return not any(self.load())
 
 
 class CancelWatch:
@@ -61,7 +64,7 @@ class CancelWatch:
     def check(self, prompt_tokens):
         expected = tuple(count + 1 for count in self._before)
         assert wait_for(lambda: self._counts() == expected and self._worker.is_idle()), (
-            self._before, self._counts())
+            self._before, self._counts(), self._worker.load())
         assert value(self._router_url, "longhaul_router_live_requests") == 0
         assert 0 < self._worker("prefill_tokens_total") - self._tokens_before < prompt_tokens
 
