@@ -1,7 +1,7 @@
 """Every example of README.md against a server, run as printed, prints what README.md says.
 
-An example is a code block with `curl http`, or of Python; the `text` block after it is its output, in
-which `...` stands for anything. Only the server's address is another.
+An example is a code block with `curl http`, or of Python; the `text` block after it is its output,
+in which `...` stands for anything. Only the server's address is another.
 """
 
 import gzip
@@ -44,7 +44,8 @@ def curl():
 
 def test_readme_has_examples_of_all_kinds():
     programs = [example.values[1] for example in examples()]
-    for part in ("/v1/chat/completions", '"stream": true', "/tokenize", "--repeats 57000", "import openai"):
+    for part in ("/v1/chat/completions", '"stream": true', "/tokenize", "--repeats 57000",
+                 "import openai"):
         assert any(part in program for program in programs), part
     assert len(programs) >= 6
 
