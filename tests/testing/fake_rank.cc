@@ -205,7 +205,9 @@ StepResult FakeRank::ExecutePlan(const StepPlan& plan) {
   StepResult result;
   result.step_id = plan.step_id;
   for (const worker::SequenceStart& start : plan.starts) {
-    Check(sequences_.emplace(start.sequence_id, SequenceState{}).second,
+    const SequenceState state = {.prompt_tokens = start.prompt_tokens,
+                                 .prompt_logprobs = start.sampling.prompt_logprobs};
+    Check(sequences_.emplace(start.sequence_id, state).second,
           absl::StrCat("sequence ", start.sequence_id, " started twice"));
   }
   for (const Unit& unit : plan.units) {
@@ -224,6 +226,7 @@ StepResult FakeRank::ExecutePlan(const StepPlan& plan) {
       Check(static_cast<int64_t>(state.table.size()) * kKvBlockTokens >= state.position,
             "the block table is too short");
       result.seconds += options_.seconds_per_token * static_cast<double>(slice.token_ids.size());
+      ScorePrompt(slice, state, result);
       if (!slice.sample) continue;
       if (!fail_next_.empty()) {
         result.errors.push_back({slice.sequence_id, std::exchange(fail_next_, "")});
@@ -241,6 +244,26 @@ StepResult FakeRank::ExecutePlan(const StepPlan& plan) {
     Check(sequences_.erase(id) == 1, absl::StrCat("unknown sequence ", id, " ended"));
   }
   return result;
+}
+
+void FakeRank::ScorePrompt(const Slice& slice, const SequenceState& state, StepResult& result) {
+  std::vector<TokenId> next(slice.token_ids.begin() + 1, slice.token_ids.end());
+  if (slice.next_prompt_token) next.push_back(*slice.next_prompt_token);
+  const bool goes_on = state.prompt_logprobs && state.position < state.prompt_tokens;
+  Check(slice.next_prompt_token.has_value() == goes_on,
+        absl::StrCat("next_prompt_token of a slice that ends at ", state.position));
+  if (!state.prompt_logprobs || slice.begin >= state.prompt_tokens || next.empty()) return;
+  worker::SequencePromptLogprobs scored = {
+      .sequence_id = slice.sequence_id, .begin = slice.begin + 1, .tokens = {}};
+  for (const TokenId id : next) {
+    const int64_t position = scored.begin + static_cast<int64_t>(scored.tokens.size());
+    GeneratedToken token = {.token = id, .logprob = static_cast<float>(-position)};
+    for (int32_t n = 0; n < *state.prompt_logprobs; ++n) {
+      token.top_logprobs.push_back({n, static_cast<float>(-n)});
+    }
+    scored.tokens.push_back(std::move(token));
+  }
+  result.prompt_logprobs.push_back(std::move(scored));
 }
 
 void FakeRank::Check(bool condition, const std::string& what) {

@@ -16,7 +16,8 @@
 namespace longhaul::testing {
 
 // A small real rank: speaks rank.proto over gRPC, keeps each sequence's position and block table,
-// and samples the last token of a slice plus one. Can be told to misbehave. Thread-safe.
+// and samples the last token of a slice plus one. The logprob of the prompt token at position p is
+// -p, its n-th alternative token n with -n. Can be told to misbehave. Thread-safe.
 class FakeRank {
  public:
   struct Options {
@@ -63,12 +64,16 @@ class FakeRank {
   class Stream;
   struct SequenceState {
     int64_t position = 0;
+    int64_t prompt_tokens = 0;
+    std::optional<int32_t> prompt_logprobs;
     std::vector<BlockId> table;
   };
 
   void Read() EXCLUDES(mutex_);
   void Beat() EXCLUDES(mutex_);
   void Execute() EXCLUDES(mutex_);
+  void ScorePrompt(const worker::Slice& slice, const SequenceState& state,
+                   worker::StepResult& result) REQUIRES(mutex_);
   worker::StepResult ExecutePlan(const worker::StepPlan& plan) REQUIRES(mutex_);
   void Check(bool condition, const std::string& what) REQUIRES(mutex_);
 

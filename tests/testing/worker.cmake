@@ -4,6 +4,11 @@ longhaul_library(worker_testing
   SOURCES model_runner.cc tiny_model.cc
   DEPS    longhaul::testing longhaul::worker_rank longhaul::worker_backend_cpu)
 
+# An engine core without threads, and ranks that a test plays.
+longhaul_library(engine_core_testing
+  HEADERS engine_core_fixture.h
+  DEPS    longhaul::testing longhaul::worker_leader_engine)
+
 # A leader's side of the control stream.
 longhaul_library(fake_leader
   HEADERS fake_leader.h

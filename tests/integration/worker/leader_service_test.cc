@@ -39,6 +39,27 @@ class LeaderServiceTest : public ::longhaul::testing::LeaderFixture {
     while (stream->Read(&event)) events.push_back(event);
     return {events, stream->Finish()};
   }
+  // Each position of Prompt(prompt_tokens) but the first was told once, in order, before any token,
+  // as FakeRank says it.
+  static void ExpectAllPositions(const std::vector<v1::ExecuteEvent>& events, int64_t prompt_tokens,
+                                 int num_top) {
+    int64_t position = 1;
+    bool has_output = false;
+    for (const v1::ExecuteEvent& event : events) {
+      has_output = has_output || event.has_tokens();
+      if (!event.has_prompt_logprobs()) continue;
+      EXPECT_FALSE(has_output);
+      EXPECT_EQ(event.prompt_logprobs().begin(), position);
+      EXPECT_LE(event.prompt_logprobs().tokens_size(), 1024);
+      for (const v1::GeneratedToken& token : event.prompt_logprobs().tokens()) {
+        EXPECT_EQ(token.token_id(), position % 900);
+        EXPECT_EQ(token.logprob(), static_cast<float>(-position));
+        EXPECT_THAT(token.top_logprobs(), SizeIs(num_top));
+        ++position;
+      }
+    }
+    EXPECT_EQ(position, prompt_tokens);
+  }
   grpc::Status StatusOf(const v1::ExecuteHeader& header) { return Execute(header)->Finish(); }
 };
 
@@ -68,6 +89,43 @@ TEST_F(LeaderServiceTest, ExecutesARequest) {
     absl::SleepFor(absl::Milliseconds(2));
   }
   EXPECT_EQ(rank_->num_sequences(), 0u);
+}
+
+TEST_F(LeaderServiceTest, TellsThePromptsLogprobs) {
+  Start();
+  v1::ExecuteHeader header = Header(2500, 1);
+  header.set_prompt_logprobs(3);
+  const std::vector<v1::ExecuteEvent> events = Execute(header)->Rest();
+  ExpectAllPositions(events, 2500, 3);
+  EXPECT_THAT(Tokens(events), ElementsAre(700));
+  EXPECT_EQ(events.back().finished().reason(), v1::FINISH_REASON_LENGTH);
+}
+
+TEST_F(LeaderServiceTest, TellsThePromptsLogprobsWithoutOutput) {
+  Start();
+  v1::ExecuteHeader header = Header(1025, 0);
+  header.set_prompt_logprobs(0);
+  const std::vector<v1::ExecuteEvent> events = Execute(header)->Rest();
+  ExpectAllPositions(events, 1025, 0);
+  EXPECT_EQ(events.back().finished().reason(), v1::FINISH_REASON_LENGTH);
+  header = Header(1, 0);
+  header.set_prompt_logprobs(0);
+  ExpectAllPositions(Execute(header)->Rest(), 1, 0);
+  EXPECT_TRUE(AllBlocksFree());
+}
+
+TEST_F(LeaderServiceTest, ARequestReplayedOnNewRanksTellsNoPositionTwice) {
+  rank_options_.step_time = absl::Milliseconds(50);
+  Start();
+  v1::ExecuteHeader header = Header(5000, 2);
+  header.set_prompt_logprobs(1);
+  auto client = Execute(header);
+  std::vector<v1::ExecuteEvent> events = {client->NextOf(Case::kPromptLogprobs)};
+  rank_->Die();
+  for (v1::ExecuteEvent& event : client->Rest()) events.push_back(std::move(event));
+  ExpectAllPositions(events, 5000, 1);
+  EXPECT_EQ(events.back().finished().reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(launcher_.launches(), 2u);
 }
 
 TEST_F(LeaderServiceTest, StopsAtTheEndToken) {
@@ -110,6 +168,15 @@ TEST_F(LeaderServiceTest, RefusesBadHeaders) {
        grpc::INVALID_ARGUMENT, "logit_bias"},
       {"top_logprobs", [](auto& h) { h.set_top_logprobs(21); }, grpc::INVALID_ARGUMENT,
        "top_logprobs"},
+      {"prompt_logprobs", [](auto& h) { h.set_prompt_logprobs(21); }, grpc::INVALID_ARGUMENT,
+       "prompt_logprobs"},
+      {"a prompt too long for its logprobs",
+       [](auto& h) {
+         h.set_prompt_logprobs(0);
+         h.set_prompt_tokens(32'769);
+       },
+       grpc::INVALID_ARGUMENT,
+       "prompt has 32769 tokens, limit with prompt_logprobs 32768 (--max-prompt-logprobs-tokens)"},
       {"priority", [](auto& h) { h.set_priority(-101); }, grpc::INVALID_ARGUMENT, "priority"},
       {"deadline", [](auto& h) { h.set_deadline_seconds(NAN); }, grpc::INVALID_ARGUMENT,
        "deadline_seconds"},

@@ -42,6 +42,15 @@ class BatchSchedulerTest : public ::testing::Test {
     request.priority = priority;
     return scheduler_->Enqueue(std::move(request));
   }
+  Sequence& AddScored(int64_t prompt_tokens) {
+    Request request;
+    request.id = {.high = 1, .low = ++requests_};
+    request.prompt.resize(prompt_tokens);
+    std::iota(request.prompt.begin(), request.prompt.end(), 0);
+    request.stopping.max_tokens = 5;
+    request.sampling.prompt_logprobs = 2;
+    return scheduler_->Enqueue(std::move(request));
+  }
   StepPlan Plan() {
     std::optional<StepPlan> plan = scheduler_->Next();
     EXPECT_TRUE(plan.has_value());
@@ -104,6 +113,51 @@ TEST_F(BatchSchedulerTest, PrefillsInChunksThenDecodesOneTokenAStep) {
   EXPECT_THAT(decode.token_ids, ElementsAre(2500)) << "what was sampled last";
   EXPECT_THAT(decode.new_block_ids, IsEmpty()) << "position 1500 lies in the sixth block";
   EXPECT_TRUE(decode.sample);
+}
+
+TEST_F(BatchSchedulerTest, AChunkNamesTheTokenBehindItWhereLogprobsAreAskedFor) {
+  Make(kLimits, 100);
+  AddScored(1500);
+  Add(10, 3);
+  StepPlan plan = Plan();
+  EXPECT_EQ(plan.starts[0].sampling.prompt_logprobs, 2);
+  ASSERT_THAT(Counts(plan), ElementsAre(1024));
+  EXPECT_EQ(plan.units[0].slices[0].next_prompt_token, 1024);
+  const PlannedStep& step = scheduler_->in_flight().back();
+  EXPECT_TRUE(step.has_prompt_logprobs);
+  EXPECT_EQ(step.slices[0].prompt_logprobs, 1024);
+  EXPECT_EQ(step.slices[0].sequence_id, plan.units[0].slices[0].sequence_id);
+  Retire();
+  plan = Plan();
+  ASSERT_THAT(Counts(plan), ElementsAre(476, 10));
+  for (const Slice& slice : plan.units[0].slices) {
+    EXPECT_EQ(slice.next_prompt_token, std::nullopt) << "the prompt ends";
+  }
+  EXPECT_EQ(scheduler_->in_flight().back().slices[0].prompt_logprobs, 475);
+  EXPECT_EQ(scheduler_->in_flight().back().slices[1].prompt_logprobs, 0) << "asked for none";
+  Retire();
+  Plan();
+  EXPECT_FALSE(scheduler_->in_flight().back().has_prompt_logprobs) << "decodes";
+}
+
+TEST_F(BatchSchedulerTest, APromptOfOneTokenAsksForNoLogprobs) {
+  Make(kLimits, 100);
+  AddScored(1);
+  EXPECT_EQ(Plan().units[0].slices[0].next_prompt_token, std::nullopt);
+  EXPECT_FALSE(scheduler_->in_flight().back().has_prompt_logprobs);
+}
+
+TEST_F(BatchSchedulerTest, AStepAsksForABoundedNumberOfLogprobs) {
+  SchedulerLimits limits = kLimits;
+  limits.max_num_batched_tokens = 50'000;
+  Make(limits, 1000);
+  AddScored(10'000);
+  AddScored(10'000);
+  Add(12'000, 1);
+  // 6,384 would be left of 16,384: 24 blocks behind it.
+  EXPECT_THAT(Counts(Plan()), ElementsAre(10'000, 6'144, 12'000));
+  Retire();
+  EXPECT_THAT(Counts(Plan()), ElementsAre(1, 1, 3'856)) << "two decodes and the rest";
 }
 
 TEST_F(BatchSchedulerTest, DecodesGoFirstAndPrefillsShareTheRest) {

@@ -1,11 +1,9 @@
 #include "worker/leader/engine_core.h"
 
-#include <algorithm>
-#include <numeric>
 #include <optional>
 #include <utility>
 
-#include "tests/testing/status_matchers.h"
+#include "tests/testing/engine_core_fixture.h"
 
 namespace longhaul::worker::leader {
 namespace {
@@ -15,137 +13,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-constexpr TokenId kEnd = 99;
-
-// Keeps the plans that the engine sends.
-class PlanRecorder final : public PlanSink {
- public:
-  void Send(uint64_t incarnation, StepPlan plan, std::optional<double> predicted) override {
-    incarnations.push_back(incarnation);
-    predictions.push_back(predicted);
-    plans.push_back(std::move(plan));
-  }
-  void Fail(uint64_t, std::string reason) override { failures.push_back(std::move(reason)); }
-
-  std::vector<StepPlan> plans;
-  std::vector<uint64_t> incarnations;
-  std::vector<std::optional<double>> predictions;
-  std::vector<std::string> failures;
-};
-
-class SilentReader final : public EventLog::Reader {
- public:
-  void OnEvents() override {}
-};
-
-// An engine core with a clock of its own and ranks that the test plays.
-class EngineCoreTest : public ::testing::Test {
- protected:
-  struct Answer {
-    std::shared_ptr<EventLog> log = std::make_shared<EventLog>();
-    std::shared_ptr<SilentReader> reader = std::make_shared<SilentReader>();
-    RequestId id;
-  };
-
-  explicit EngineCoreTest(int32_t depth = 1)
-      : core_({.scheduler = {.max_model_len = 10'000,
-                             .max_num_batched_tokens = 512,
-                             .max_num_seqs = 4,
-                             .max_waiting = 2,
-                             .max_waiting_long = 1,
-                             .long_prompt_tokens = 4'000,
-                             .num_layers = 2,
-                             .max_plans_in_flight = depth},
-               .end_tokens = {kEnd},
-               .vocab_size = 1000},
-              sink_, requests_, board_, metrics_) {}
-
-  Request MakeRequest(int64_t prompt_tokens, int32_t max_tokens) {
-    Request request;
-    request.id = {.high = 7, .low = ++next_id_};
-    request.prompt.assign(prompt_tokens, 1);
-    request.stopping.max_tokens = max_tokens;
-    request.arrival = now_;
-    return request;
-  }
-  Answer Submit(Request request) {
-    Answer answer;
-    answer.id = request.id;
-    answer.log->AddReader(answer.reader);
-    core_.Submit(std::move(request), answer.log, now_);
-    core_.Advance(now_);
-    return answer;
-  }
-  Answer Submit(int64_t prompt_tokens, int32_t max_tokens) {
-    return Submit(MakeRequest(prompt_tokens, max_tokens));
-  }
-  void Up(uint64_t incarnation = 1, int32_t kv_blocks = 100) {
-    core_.GroupUp(incarnation, kv_blocks);
-    core_.Advance(now_);
-  }
-  void Down(uint64_t incarnation = 1) {
-    core_.GroupDown(incarnation, absl::UnavailableError("rank 0: killed"), now_);
-    core_.Advance(now_);
-  }
-  // The ranks execute the newest plan; each sample is `token`.
-  void Execute(TokenId token = 5, double seconds = 0.01) {
-    const StepPlan& plan = sink_.plans.back();
-    StepResult result;
-    result.step_id = plan.step_id;
-    result.seconds = seconds;
-    for (const Unit& unit : plan.units) {
-      for (const Slice& slice : unit.slices) {
-        if (slice.sample) result.sampled.push_back({slice.sequence_id, {.token = token}});
-      }
-    }
-    Done(result);
-  }
-  void Done(const StepResult& result) {
-    core_.StepDone(sink_.incarnations.back(), result, now_);
-    core_.Advance(now_);
-  }
-  void Pass(absl::Duration time) {
-    now_ += time;
-    core_.Advance(now_);
-  }
-
-  static std::vector<Event> Events(const Answer& answer) {
-    std::vector<Event> events;
-    while (std::optional<Event> event = answer.log->Read(events.size()).event) {
-      events.push_back(*std::move(event));
-    }
-    return events;
-  }
-  template <typename T>
-  static std::vector<T> Only(const Answer& answer) {
-    std::vector<T> found;
-    for (const Event& event : Events(answer)) {
-      if (const T* match = std::get_if<T>(&event)) found.push_back(*match);
-    }
-    return found;
-  }
-  static std::vector<TokenId> Output(const Answer& answer) {
-    std::vector<TokenId> output;
-    for (const TokensEvent& event : Only<TokensEvent>(answer)) {
-      for (const GeneratedToken& token : event.tokens) output.push_back(token.token);
-    }
-    return output;
-  }
-  static FinishedEvent Finished(const Answer& answer) {
-    const std::vector<FinishedEvent> found = Only<FinishedEvent>(answer);
-    EXPECT_THAT(found, SizeIs(1));
-    EXPECT_TRUE(answer.log->closed());
-    return found.empty() ? FinishedEvent{} : found[0];
-  }
-
-  absl::Time now_ = absl::FromUnixSeconds(1'000'000);
-  uint64_t next_id_ = 0;
-  PlanRecorder sink_;
-  RequestTable requests_;
-  LoadBoard board_;
-  LeaderMetrics metrics_;
-  EngineCore core_;
-};
+using EngineCoreTest = ::longhaul::testing::EngineCoreFixture;
 
 TEST_F(EngineCoreTest, TellsTheStoryOfARequestInOrder) {
   Up();
