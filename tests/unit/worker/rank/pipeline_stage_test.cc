@@ -58,13 +58,24 @@ class Pipeline {
     }
   }
 
+  // What the last rank told of the prompt.
+  const std::vector<float>& logprobs() const { return logprobs_; }
+
   // Every rank executes the same plans; the logits that the last one saw last.
   std::vector<float> Run(const std::vector<StepPlan>& plans) {
     std::vector<std::thread> threads;
     for (Rank& rank : ranks_) {
       threads.emplace_back([&] {
         const std::atomic<bool> stop = false;
-        for (const StepPlan& plan : plans) EXPECT_OK(rank.executor->Execute(plan, stop));
+        for (const StepPlan& plan : plans) {
+          const auto result = rank.executor->Execute(plan, stop);
+          EXPECT_OK(result);
+          if (!result.ok()) return;
+          EXPECT_TRUE(rank.stage->is_last() || result->prompt_logprobs.empty());
+          for (const SequencePromptLogprobs& part : result->prompt_logprobs) {
+            for (const GeneratedToken& token : part.tokens) logprobs_.push_back(*token.logprob);
+          }
+        }
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -83,6 +94,7 @@ class Pipeline {
   std::vector<std::unique_ptr<comm::Communicator>> communicators_;
   std::vector<Rank> ranks_;
   std::vector<float> logits_;
+  std::vector<float> logprobs_;
 };
 
 Slice Part(int64_t begin, int64_t end, std::vector<BlockId> blocks, int32_t entry, bool sample) {
@@ -97,11 +109,14 @@ Slice Part(int64_t begin, int64_t end, std::vector<BlockId> blocks, int32_t entr
 
 // 1,200 tokens in two chunks, the first cut between layers, then one more token.
 std::vector<StepPlan> Plans() {
-  const Slice first = Part(0, 700, {4, 1, 7}, 0, false);
+  Slice first = Part(0, 700, {4, 1, 7}, 0, false);
+  first.next_prompt_token = SplitMixTokens(3, 701, 300)[700];
   const Slice second = Part(700, 1200, {2, 0}, 3, true);
   const Slice third = Part(1200, 1201, {}, 5, true);
   return {{.step_id = 1,
-           .starts = {{.sequence_id = 1, .sampling = {.temperature = 0}, .prompt_tokens = 1200}},
+           .starts = {{.sequence_id = 1,
+                       .sampling = {.temperature = 0, .prompt_logprobs = 0},
+                       .prompt_tokens = 1200}},
            .units = {{.layer_begin = 0, .layer_end = 2, .slices = {first}}}},
           {.step_id = 2, .units = {{.layer_begin = 2, .layer_end = 3, .slices = {first}}}},
           {.step_id = 3, .units = {{.layer_begin = 0, .layer_end = 3, .slices = {second}}}},
@@ -111,11 +126,15 @@ std::vector<StepPlan> Plans() {
 }
 
 TEST(PipelineStage, AnySplitIntoStagesGivesTheSameBits) {
-  const std::vector<float> one = Pipeline({0, 3}).Run(Plans());
+  Pipeline one_stage({0, 3});
+  const std::vector<float> one = one_stage.Run(Plans());
   ASSERT_EQ(one.size(), 300u);
+  ASSERT_EQ(one_stage.logprobs().size(), 1199u);
   for (const std::vector<int32_t>& bounds :
        {std::vector<int32_t>{0, 1, 3}, {0, 2, 3}, {0, 1, 2, 3}}) {
-    EXPECT_EQ(Pipeline(bounds).Run(Plans()), one) << bounds.size() - 1 << " stages";
+    Pipeline stages(bounds);
+    EXPECT_EQ(stages.Run(Plans()), one) << bounds.size() - 1 << " stages";
+    EXPECT_EQ(stages.logprobs(), one_stage.logprobs()) << bounds.size() - 1 << " stages";
   }
 }
 
