@@ -116,6 +116,7 @@ absl::StatusOr<std::vector<text::ChatMessage>> DecodeMessages(const JsonFields& 
     ASSIGN_OR_RETURN(const JsonFields fields, ObjectAt(item, path));
     text::ChatMessage message;
     ASSIGN_OR_RETURN(message.role, RequiredString(fields, "role"));
+    if (message.role == "developer") message.role = "system";  // its newer name at OpenAI
     ASSIGN_OR_RETURN(message.content, DecodeContent(fields));
     ASSIGN_OR_RETURN(message.tool_calls, DecodeToolCalls(fields));
     if (!fields.Find("content").has_value() && message.tool_calls.empty()) {

@@ -97,6 +97,10 @@ TEST(OpenAiCodec, ReadsConversationsWithPartsAndToolCalls) {
   EXPECT_EQ(messages[1].tool_calls[0].name, "f");
   EXPECT_EQ(messages[1].tool_calls[0].arguments_json, R"({"x": 1})");
   EXPECT_EQ(messages[2].tool_call_id, "c1");
+
+  ASSERT_OK_AND_ASSIGN(const OpenAiRequest newer, Chat(R"({"model":"m","messages":[
+      {"role":"developer","content":"a"},{"role":"user","content":"b"}]})"));
+  EXPECT_EQ(std::get<ChatInput>(newer.requests[0].input).messages[0].role, "system");
 }
 
 TEST(OpenAiCodec, ReadsPromptsOfAllShapes) {
