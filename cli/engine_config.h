@@ -15,6 +15,7 @@ struct EngineConfig {
   int32_t max_model_len = 0;
   int32_t max_num_batched_tokens = 0;
   int32_t max_num_seqs = 0;
+  int32_t max_prompt_logprobs_tokens = 0;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
   std::string attention_temperature = "position";
@@ -34,6 +35,8 @@ void VisitFields(V&& v, EngineConfig& c) {
     "Tokens of one step, the largest prefill chunk; 0 = the leader's default.");
   v("max-num-seqs", c.max_num_seqs, Bounds{0, 4096},
     "Sequences that run together; 0 = the leader's default.");
+  v("max-prompt-logprobs-tokens", c.max_prompt_logprobs_tokens, Bounds{0, 1 << 20},
+    "Longest prompt whose logprobs may be asked for, tokens; 0 = the programs' default.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},

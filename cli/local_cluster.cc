@@ -55,6 +55,7 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
   add("--max-model-len", config.max_model_len);
   add("--max-num-batched-tokens", config.max_num_batched_tokens);
   add("--max-num-seqs", config.max_num_seqs);
+  add("--max-prompt-logprobs-tokens", config.max_prompt_logprobs_tokens);
   add("--kv-cache-gib", config.kv_cache_gib);
   return flags;
 }
@@ -142,6 +143,9 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
                                      absl::StrCat(options.grpc_port),
                                      "--worker",
                                      worker};
+  if (const int32_t tokens = options.engine.max_prompt_logprobs_tokens; tokens > 0) {
+    router.insert(router.end(), {"--max-prompt-logprobs-tokens", absl::StrCat(tokens)});
+  }
   for (const std::string& origin : options.allowed_origins) {
     router.insert(router.end(), {"--allowed-origins", origin});
   }
