@@ -62,10 +62,13 @@ def test_example(cluster, language, program, expected):
     assert re.fullmatch(pattern, result.stdout.strip(), re.DOTALL), result.stdout
 
 
-def curl_json(*arguments, data=None):
+JSON = ["-H", "Content-Type: application/json"]
+
+
+def curl_json(*arguments, headers=JSON, data=None):
     """(status, headers, body) of `curl arguments`."""
     result = subprocess.run(
-        ["curl", "-sS", "-D", "/dev/stderr", "-w", "\n%{http_code}", *arguments],
+        ["curl", "-sS", "-D", "/dev/stderr", "-w", "\n%{http_code}", *headers, *arguments],
         input=data, capture_output=True, timeout=RUN_SECONDS)
     assert result.returncode == 0, result.stderr
     body, _, status = result.stdout.decode().rpartition("\n")
@@ -96,6 +99,8 @@ def test_errors_of_http(cluster):
         assert got == status, (arguments, body)
         error = json.loads(body)["error"]
         assert error["message"] and error["type"] == "invalid_request_error"
+    status, _, body = curl_json("-d", "{}", url, headers=())  # curl's own type is a form's
+    assert (status, "application/json" in body) == (415, True)
 
 
 @pytest.mark.parametrize("arguments", [
@@ -130,7 +135,7 @@ def test_killed_curl_cancels_in_mid_prefill(cluster, worker, stream):
     watch = metrics.CancelWatch(cluster, worker)
     body = json.dumps({"model": "demo", "stream": stream, "messages": [
         {"role": "user", "content": pass_key.build(LONG_PROMPT_TOKENS, 0.5).text}]})
-    with subprocess.Popen(["curl", "-sN", cluster.rest + "/chat/completions", "-d", "@-"],
+    with subprocess.Popen(["curl", "-sN", cluster.rest + "/chat/completions", *JSON, "-d", "@-"],
                           stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as curl:
         curl.stdin.write(body.encode())
         curl.stdin.close()
@@ -144,7 +149,7 @@ def test_curl_that_gives_up_cancels(cluster, worker):
     body = json.dumps({"model": "demo", "prompt": pass_key.build(LONG_PROMPT_TOKENS, 0.5).text})
     begin = time.monotonic()
     result = subprocess.run(["curl", "-sS", "--max-time", "2", cluster.rest + "/completions",
-                             "-d", "@-"], input=body.encode(), capture_output=True)
+                             *JSON, "-d", "@-"], input=body.encode(), capture_output=True)
     operation_timeout = 28
     assert result.returncode == operation_timeout
     assert time.monotonic() - begin < 5
