@@ -195,7 +195,7 @@ class HttpGateway::Server {
   RestRoutes routes_;
   asio::io_context loop_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
-  asio::strand<asio::io_context::executor_type> strand_;  // of the members up to sessions_
+  asio::strand<asio::io_context::executor_type> strand_;  // of the members up to stopping_
   tcp::acceptor acceptor_;
   asio::steady_timer accept_timer_;
   Sessions sessions_;
