@@ -5,6 +5,7 @@ against it. What it cannot know is tested by hand: that the description names al
 reads, what an error calls the field at fault, the events of streams, errors of HTTP.
 """
 
+import concurrent.futures
 import copy
 import gzip
 import http.client
@@ -24,6 +25,7 @@ import schemathesis
 from schemathesis.generation import GenerationMode
 
 from conftest import SOURCE
+from programs import Router
 
 REST = SOURCE / "router" / "rest"
 DOCUMENT = json.loads((REST / "openapi.json").read_text())
@@ -465,6 +467,21 @@ def test_events_of_a_stream_are_described(cluster, path):
     assert chunks[-1]["usage"]["completion_tokens"] == 8
 
 
+@pytest.mark.parametrize("path, fields", [
+    ("/v1/chat/completions", {"logprobs": True, "top_logprobs": 2, "n": 2}),
+    ("/v1/chat/completions", {"prompt_logprobs": 1}),
+    ("/v1/completions", {"echo": True, "logprobs": 2, "max_tokens": 0}),
+    ("/v1/completions", {"echo": True, "prompt_logprobs": 0}),
+    ("/v1/completions", {"prompt": ["One", [1, 2], "Three"], "n": 2, "prompt_logprobs": 2}),
+])
+def test_kinds_of_answers_are_described(cluster, path, fields):
+    kind = "ChatCompletion" if "chat" in path else "Completion"
+    answer = httpx.post(cluster.base + path, timeout=60,
+                        json={**BASES[kind + "Request"], **fields})
+    assert answer.status_code == 200, answer.text
+    check_answer(answer, path)
+
+
 # ---- errors of HTTP, and bodies that are not plain ----
 
 
@@ -517,6 +534,20 @@ def test_a_timeout_that_passes_is_described(cluster):
         "model": "demo", "prompt": "The grass is", "timeout": 1e-12})
     assert answer.status_code == 504
     check_answer(answer, "/v1/completions")
+
+
+def test_a_router_that_cannot_serve_is_described():
+    with Router("127.0.0.1:1", "--max-requests", 1, "--worker-wait-seconds", 2) as router:
+        ready = httpx.get(router.base + "/ready")
+        assert ready.status_code == 503
+        check_answer(ready, "/ready", "get")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            answers = [pool.submit(httpx.post, router.rest + "/completions", timeout=60,
+                                   json=BASES["CompletionRequest"]) for _ in range(2)]
+            answers = [answer.result() for answer in answers]
+    assert {answer.status_code for answer in answers} == {429, 503}
+    for answer in answers:
+        check_answer(answer, "/v1/completions")
 
 
 @pytest.mark.parametrize(
