@@ -195,6 +195,53 @@ def test_logprobs(client, prompt):
     assert not any(token.HasField("logprob") for token in tokens_of(list(client.chat(prompt))))
 
 
+def prompt_tokens_of(events):
+    return [event.prompt_tokens for event in events if event.HasField("prompt_tokens")]
+
+
+def test_echo_is_one_event_before_the_text(client):
+    events = list(client.complete(echo=True, stopping=dict(max_tokens=3)))
+    [prompt] = prompt_tokens_of(events)
+    assert (prompt.text, list(prompt.tokens)) == ("The grass is", [])
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds.index("prompt_tokens") < kinds.index("delta")
+
+
+def test_prompt_logprobs_are_those_of_generating(client):
+    written = tokens_of(list(client.complete(top_logprobs=2, stopping=dict(max_tokens=8))))
+    ids = [*client.tokenize("The grass is"), *(token.token_id for token in written)]
+    events = list(client.complete(ids, prompt_logprobs=2, echo=True, stopping=dict(max_tokens=0)))
+    parts = prompt_tokens_of(events)
+    read = [token for part in parts for token in part.tokens]
+    assert [token.token_id for token in read] == ids
+    assert [part.begin for part in parts] == [
+        sum(len(part.tokens) for part in parts[:i]) for i in range(len(parts))]
+    assert "".join(part.text for part in parts) == client.detokenize(ids)
+    assert not read[0].HasField("logprob")
+    for mine, theirs in zip(read[-8:], written):
+        assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+        assert [each.token_id for each in mine.top_logprobs] == [
+            each.token_id for each in theirs.top_logprobs]
+
+
+def test_prompt_logprobs_of_a_chat_in_parts(client):
+    prompt = pass_key.build(5000, 0.5, key=KEY)
+    events = list(client.chat(prompt.text, prompt_logprobs=0))
+    parts = prompt_tokens_of(events)
+    assert len(parts) >= 3
+    assert sum(len(part.tokens) for part in parts) == 5000
+    assert not any(part.text for part in parts)
+    assert text_of(events) == prompt.answer
+
+
+def test_bytes_of_tokens(client):
+    ids = client.tokenize("a🐈")
+    events = list(client.complete(ids, prompt_logprobs=1, stopping=dict(max_tokens=0)))
+    read = [token for part in prompt_tokens_of(events) for token in part.tokens]
+    assert b"".join(token.token_bytes for token in read) == "a🐈".encode()
+    assert all(other.token_bytes for token in read[1:] for other in token.top_logprobs)
+
+
 def test_truncated_prompt_is_its_end(client):
     ids = client.tokenize("Here we go. There and back again. The grass is")
     expected = text_of(client.complete(ids[-5:], stopping=dict(max_tokens=6)))
@@ -275,6 +322,7 @@ def refusal(call):
     (dict(stopping=dict(stop_token_ids=[99999])), "stop_token_ids", "99999"),
     (dict(stop=[""]), "stop", "empty"),
     (dict(top_logprobs=21), "top_logprobs", "20"),
+    (dict(prompt_logprobs=21), "prompt_logprobs", "20"),
     (dict(n=17), "n", "16"),
     (dict(n=0), "n", "16"),
     (dict(priority=101), "priority", "100"),
@@ -355,9 +403,9 @@ def test_message_over_the_limit(stubs, scripted):
 
 @pytest.fixture(scope="module")
 def scripted(stubs):
-    """A scripted leader behind a router with room for one request of at most 1 MiB."""
+    """A scripted leader behind a router with room for two requests of at most 1 MiB."""
     with ScriptedLeader(stubs) as leader:
-        with Router(leader.address, "--max-requests", 1, "--max-request-mib", 1) as router:
+        with Router(leader.address, "--max-requests", 2, "--max-request-mib", 1) as router:
             assert metrics.wait_for(lambda: httpx.get(router.base + "/ready").status_code == 200)
             yield leader, router
 
@@ -375,14 +423,14 @@ def test_full_router_sheds_with_a_time_to_retry(before_script):
     client, leader = before_script
     release = threading.Event()
     leader.script = leader.holds(release)
-    held = client.complete("a")
-    assert next(held).HasField("queued")
+    held = [client.complete("a"), client.complete("a")]
+    assert all(next(call).HasField("queued") for call in held)
     error = refusal(lambda: client.complete("a"))
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "limit 1" in error.details()
+    assert "2 requests (limit 2)" in error.details()
     assert client.error_detail(error).retry_after_seconds == 1
     release.set()
-    assert text_of(held) == "!"
+    assert [text_of(call) for call in held] == ["!", "!"]
 
 
 def test_failures_of_the_group(before_script):
@@ -413,7 +461,7 @@ def test_what_reaches_the_leader(before_script):
 
 def test_cancel_in_mid_prefill(cluster, client, worker, long_prompt):
     watch = metrics.CancelWatch(cluster, worker)
-    call = client.chat(long_prompt)
+    call = client.chat(long_prompt, timeout=None)
     for event in call:
         if event.HasField("progress") and event.progress.processed_tokens > 0:
             break
@@ -425,7 +473,7 @@ def test_cancel_in_mid_prefill(cluster, client, worker, long_prompt):
 def test_closed_channel_cancels(cluster, stubs, worker, long_prompt):
     watch = metrics.CancelWatch(cluster, worker)
     with grpc.insecure_channel(cluster.grpc) as channel:
-        call = Client(stubs, channel).chat(long_prompt)
+        call = Client(stubs, channel).chat(long_prompt, timeout=None)
         for event in call:
             if event.HasField("progress") and event.progress.processed_tokens > 0:
                 break

@@ -322,6 +322,113 @@ def test_unknown_and_idle_parameters_are_ignored(complete):
     assert complete(max_tokens=4, user="me", extra_body=ignored).choices[0].text == expected
 
 
+# The prompt's own tokens.
+
+
+def test_echo_puts_the_prompt_before_the_text(complete, tokenize):
+    plain = complete(max_tokens=4).choices[0].text
+    for prompt in ("The grass is", tokenize("The grass is")):
+        for stream in (False, True):
+            reply = complete(prompt, max_tokens=4, echo=True, stream=stream)
+            chunks = reply if stream else [reply]
+            assert "".join(chunk.choices[0].text for chunk in chunks) == "The grass is" + plain
+    alone = complete(max_tokens=0, echo=True)
+    assert alone.choices[0].text == "The grass is"
+    assert alone.usage.completion_tokens == 0
+
+
+def test_echoed_logprobs_are_those_of_generating(complete, tokenize):
+    """What the model said while it wrote a text, it says again when it reads it."""
+    written = complete(max_tokens=12, logprobs=3).choices[0]
+    ids = tokenize("The grass is") + [tokenize(token)[0] for token in written.logprobs.tokens]
+    read = complete(ids, max_tokens=0, echo=True, logprobs=3).choices[0]
+    assert read.text == "The grass is" + written.text
+    assert read.logprobs.tokens == ["The", " grass", " is", *written.logprobs.tokens]
+    assert read.logprobs.token_logprobs[0] is None
+    assert read.logprobs.top_logprobs[0] is None
+    assert read.logprobs.token_logprobs[3:] == pytest.approx(
+        written.logprobs.token_logprobs, abs=1e-4)
+    for mine, theirs in zip(read.logprobs.top_logprobs[3:], written.logprobs.top_logprobs):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    assert read.logprobs.text_offset == [
+        sum(map(len, read.logprobs.tokens[:i])) for i in range(len(read.logprobs.tokens))]
+
+
+def test_echoed_logprobs_of_a_stream(complete, prompt):
+    fields = dict(max_tokens=3, echo=True, logprobs=1)
+    whole = complete(prompt, **fields).choices[0]
+    tokens, values = [], []
+    for chunk in complete(prompt, stream=True, **fields):
+        if logprobs := chunk.choices[0].logprobs:
+            tokens += logprobs.tokens
+            values += logprobs.token_logprobs
+    assert tokens == whole.logprobs.tokens
+    assert values == whole.logprobs.token_logprobs
+    assert "".join(tokens) == whole.text
+
+
+def test_prompt_logprobs_as_in_vllm(chat, complete, tokenize):
+    ids = tokenize("The grass is green.")
+    reported = complete(ids, max_tokens=1, extra_body={"prompt_logprobs": 2})
+    positions = reported.choices[0].prompt_logprobs
+    assert positions[0] is None
+    assert len(positions) == len(ids)
+    echoed = complete(ids, max_tokens=0, echo=True, logprobs=2).choices[0].logprobs
+    for each, position, value in list(zip(ids, positions, echoed.token_logprobs))[1:]:
+        assert position[str(each)]["logprob"] == value
+        assert 2 <= len(position) <= 3
+        best = max(position.values(), key=lambda other: other["logprob"])
+        assert best["rank"] == 1
+    of_a_chat = chat("hi", max_tokens=0, extra_body={"prompt_logprobs": 0})
+    assert len(of_a_chat.prompt_logprobs) == of_a_chat.usage.prompt_tokens
+
+
+def test_bytes_of_half_a_character(complete, client, tokenize):
+    first, *_ = tokenize("🐈")
+    choice = client.chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "hi"}], max_tokens=2, logprobs=True,
+        logit_bias={str(first): 100}).choices[0]
+    assert [token.bytes for token in choice.logprobs.content] == [[0xf0], [0xf0]]
+    echoed = complete("🐈", max_tokens=0, echo=True, logprobs=0).choices[0]
+    assert echoed.text == "🐈"
+    assert echoed.logprobs.tokens == [f"bytes:\\x{byte:02x}" for byte in "🐈".encode()]
+
+
+def test_several_prompts_in_one_request(complete, tokenize):
+    prompts = ["The grass is", "Here we go", "There"]
+    alone = [complete(prompt, max_tokens=5).choices[0].text for prompt in prompts]
+    for together in (prompts, [tokenize(prompt) for prompt in prompts]):
+        reply = complete(together, max_tokens=5)
+        assert [choice.index for choice in reply.choices] == [0, 1, 2]
+        assert [choice.text for choice in reply.choices] == alone
+        assert reply.usage.prompt_tokens == sum(len(tokenize(prompt)) for prompt in prompts)
+        assert reply.usage.completion_tokens == 15
+    texts = [""] * 3
+    for chunk in complete(prompts, max_tokens=5, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == alone
+
+
+def test_several_choices_of_several_prompts(complete):
+    fields = dict(max_tokens=5, n=2, temperature=1.5, seed=7, echo=True)
+    reply = complete(["The grass is", "Here we go"], **fields)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    starts = ["The grass is"] * 2 + ["Here we go"] * 2
+    assert all(choice.text.startswith(start) for choice, start in zip(reply.choices, starts))
+    assert len({choice.text for choice in reply.choices}) == 4
+    assert reply.choices == complete(["The grass is", "Here we go"], **fields).choices
+
+
+def test_one_bad_prompt_of_several_fails_the_request(complete, worker):
+    with pytest.raises(openai.BadRequestError) as caught:
+        complete(["The grass is", "", "Here we go"], max_tokens=1000,
+                 extra_body={"ignore_eos": True})
+    assert caught.value.param.startswith("prompt")
+    assert "0 tokens" in caught.value.message
+    assert metrics.wait_for(worker.is_idle, 5)
+
+
 # Around requests.
 
 

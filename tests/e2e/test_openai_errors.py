@@ -29,8 +29,9 @@ def leader(stubs):
 
 @pytest.fixture(scope="module")
 def router(leader):
-    """With room for one request, whose body has at most 1 MiB."""
-    with Router(leader.address, "--max-requests", 1, "--max-request-mib", 1) as running:
+    """With room for two requests, whose bodies have at most 1 MiB."""
+    with Router(leader.address, "--max-requests", 2, "--max-request-mib", 1,
+                "--max-prompt-logprobs-tokens", 4) as running:
         assert metrics.wait_for(lambda: httpx.get(running.base + "/ready").status_code == 200)
         yield running
 
@@ -111,6 +112,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     (dict(tools=[TOOL], tool_choice="required"), "tool_choice", "forced"),
     (dict(tools=[{"type": "browser"}]), "tools[0].type", "browser"),
     (dict(tools=[{"type": "function", "function": {}}]), "tools[0].function.name", "required"),
+    (dict(extra_body={"echo": True}), "echo", "completions"),
     (dict(messages=[]), "messages", "empty"),
     (dict(messages=[{"role": "user"}]), "messages[0].content", "required"),
     (dict(messages=[{"content": "hi"}]), "messages[0].role", "required"),
@@ -136,7 +138,15 @@ def test_bad_field_is_named_with_value_or_limit(client, leader, fields, param, t
     (dict(prompt=[0, "a"]), "prompt[1]", "integer"),
     (dict(prompt={"text": "a"}), "prompt", "string"),
     (dict(prompt=[0] * (MODEL_LEN + 1)), "prompt", str(MODEL_LEN)),
+    (dict(prompt=["hi", 5]), "prompt[1]", "string"),
+    (dict(prompt=["hi"] * 129), "prompt", "128"),
     (dict(logprobs=21), "logprobs", "20"),
+    (dict(logprobs=1, echo=True, prompt="a b c d e"), "echo", "4"),
+    (dict(prompt="a b c d e", extra_body={"prompt_logprobs": 0}), "prompt_logprobs", "4"),
+    (dict(extra_body={"prompt_logprobs": 21}), "prompt_logprobs", "20"),
+    (dict(stream=True, extra_body={"prompt_logprobs": 1}), "prompt_logprobs", "stream"),
+    (dict(echo=True, logprobs=1, extra_body={"prompt_logprobs": 2}), "prompt_logprobs", "echo"),
+    (dict(echo="yes"), "echo", "true or false"),
     (dict(suffix="end"), "suffix", "supported"),
     (dict(best_of=2), "best_of", "2"),
 ])
@@ -188,15 +198,17 @@ def test_body_over_the_limit(client):
 
 @pytest.fixture
 def occupied(client, leader, router):
-    """The router's only place is taken until the event is set."""
+    """The router's places are taken until the event is set."""
     release = threading.Event()
     leader.script = leader.holds(release)
-    thread = threading.Thread(target=complete, args=(client,))
-    thread.start()
-    assert metrics.wait_for(lambda: len(leader.headers) == 1)
+    threads = [threading.Thread(target=complete, args=(client,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert metrics.wait_for(lambda: len(leader.headers) == 2)
     yield release
     release.set()
-    thread.join()
+    for thread in threads:
+        thread.join()
 
 
 def test_router_that_is_full_sheds(client, occupied):
@@ -204,7 +216,7 @@ def test_router_that_is_full_sheds(client, occupied):
         complete(client)
     error = caught.value
     assert (error.type, error.code) == ("rate_limit_error", "rate_limit_exceeded")
-    assert "limit 1" in error.message
+    assert "2 requests (limit 2)" in error.message
     assert error.response.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
 
 
