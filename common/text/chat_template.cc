@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/text/python_json.h"
@@ -43,6 +44,15 @@ class ChatWriter {
   RenderedChat chat_;
 };
 
+constexpr char kPartUrl[] = "longhaul/chat-part";
+
+// kInvalidArgument about one part of the chat, which the message begins with.
+absl::Status InvalidPart(const std::string& part, std::string_view what) {
+  absl::Status status = absl::InvalidArgumentError(absl::StrCat(part, std::string(what)));
+  status.SetPayload(kPartUrl, absl::Cord(part));
+  return status;
+}
+
 // A role longer than this is not repeated in an error.
 constexpr size_t kMaxQuotedBytes = 64;
 
@@ -58,12 +68,13 @@ absl::Status CheckMessages(std::span<const ChatMessage> messages) {
       const std::string quoted = message.role.size() <= kMaxQuotedBytes
                                      ? absl::StrCat("'", message.role, "'")
                                      : absl::StrCat("of ", message.role.size(), " bytes");
-      return absl::InvalidArgumentError(absl::StrCat("message ", i, " has the role ", quoted,
-                                                     ", known: system, user, assistant, tool"));
+      return InvalidPart(absl::StrCat("messages[", i, "].role"),
+                         absl::StrCat(" is ", quoted, ", known: system, user, assistant, tool"));
     }
     if (!message.tool_calls.empty() && message.role != "assistant") {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "message ", i, " has tool calls and the role '", message.role, "', not assistant"));
+      return InvalidPart(absl::StrCat("messages[", i, "].tool_calls"),
+                         absl::StrCat(" are tool calls of the role '", message.role,
+                                      "', only assistant makes them"));
     }
   }
   return absl::OkStatus();
@@ -73,7 +84,11 @@ absl::Status WriteTools(std::span<const std::string> tools_json, ChatWriter& wri
   writer.Markup(kToolsIntro);
   for (size_t i = 0; i < tools_json.size(); ++i) {
     const absl::StatusOr<std::string> tool = ToPythonJson(tools_json[i]);
-    RETURN_IF_ERROR(tool.status()) << "tool " << i;
+    const std::string part = absl::StrCat("tools[", i, "]");
+    if (!tool.ok()) {
+      return InvalidPart(part, absl::StrCat(": ", std::string(tool.status().message())));
+    }
+    if (!tool->starts_with('{')) return InvalidPart(part, " is no JSON object");
     writer.Markup("\n");
     writer.Content(*tool);
   }
@@ -81,17 +96,21 @@ absl::Status WriteTools(std::span<const std::string> tools_json, ChatWriter& wri
   return absl::OkStatus();
 }
 
-// An assistant's message with tool calls.
-absl::Status WriteToolCalls(const ChatMessage& message, ChatWriter& writer) {
+// An assistant's message with tool calls, the one at `index`.
+absl::Status WriteToolCalls(const ChatMessage& message, size_t index, ChatWriter& writer) {
   writer.Markup("<|im_start|>assistant");
   if (!message.content.empty()) {
     writer.Markup("\n");
     writer.Content(message.content);
   }
-  for (const ToolCall& call : message.tool_calls) {
+  for (size_t i = 0; i < message.tool_calls.size(); ++i) {
+    const ToolCall& call = message.tool_calls[i];
     const absl::StatusOr<std::string> arguments =
         ToPythonJson(call.arguments_json.empty() ? "{}" : call.arguments_json);
-    RETURN_IF_ERROR(arguments.status()) << "arguments of the tool call '" << call.name << "'";
+    if (!arguments.ok()) {
+      return InvalidPart(absl::StrCat("messages[", index, "].tool_calls[", i, "]"),
+                         absl::StrCat(": arguments: ", std::string(arguments.status().message())));
+    }
     writer.Markup("\n<tool_call>\n{\"name\": \"");
     writer.Content(call.name);
     writer.Markup("\", \"arguments\": ");
@@ -135,6 +154,11 @@ absl::StatusOr<std::string> ReadTemplate(const std::string& model_dir) {
 
 }  // namespace
 
+std::string ChatPartOf(const absl::Status& status) {
+  const auto part = status.GetPayload(kPartUrl);
+  return part ? std::string(*part) : "";
+}
+
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& model_dir) {
   ASSIGN_OR_RETURN(const std::string jinja, ReadTemplate(model_dir));
   absl::StatusOr<std::string> message = MatchQwenChatTemplate(jinja);
@@ -174,7 +198,7 @@ absl::StatusOr<RenderedChat> ChatTemplate::RenderMarked(std::span<const ChatMess
     if (message.role == "tool") {
       WriteToolResponse(messages, i, writer);
     } else if (!message.tool_calls.empty()) {
-      RETURN_IF_ERROR(WriteToolCalls(message, writer)) << "message " << i;
+      RETURN_IF_ERROR(WriteToolCalls(message, i, writer));
     } else {
       writer.Markup(absl::StrCat("<|im_start|>", message.role, "\n"));
       writer.Content(message.content);

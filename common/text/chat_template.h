@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/text/added_tokens.h"
 #include "common/text/chat_message.h"
@@ -18,6 +19,10 @@ struct RenderedChat {
   std::string text;
   std::vector<TextRange> markup;  // written by the template, not by a participant; sorted, disjoint
 };
+
+// The part of a chat that an error of ChatTemplate is about: "tools[2]", "messages[0].role"; empty
+// for an error about all of it.
+std::string ChatPartOf(const absl::Status& status);
 
 // Qwen2.5's chat template (ChatML with tools in the manner of Hermes), with the default system
 // message of the model at hand.
@@ -34,8 +39,8 @@ class ChatTemplate {
 
   // What Hugging Face's apply_chat_template gives. `tools_json` are the tools' JSON objects.
   // Stricter than it, where it would drop what a client said: kInvalidArgument for no message at
-  // all, a role that the template does not know, tool calls outside of an assistant's message, or
-  // malformed JSON (names the message or tool).
+  // all, a role that the template does not know, tool calls outside of an assistant's message,
+  // malformed JSON, or a tool that is no object (ChatPartOf names the message or tool).
   absl::StatusOr<std::string> Render(std::span<const ChatMessage> messages,
                                      std::span<const std::string> tools_json,
                                      bool add_generation_prompt) const;

@@ -138,28 +138,38 @@ TEST(ChatTemplate, RefusesWhatTheTemplateWouldDrop) {
     const char* name;
     std::vector<ChatMessage> messages;
     std::vector<std::string> tools;
+    const char* part;
     const char* message;
   };
   const Case cases[] = {
-      {"nothing", {}, {}, "at least one message"},
-      {"role", {{.role = "user"}, {.role = "developer"}}, {}, "message 1 has the role 'developer'"},
+      {"nothing", {}, {}, "", "at least one message"},
+      {"role",
+       {{.role = "user"}, {.role = "developer"}},
+       {},
+       "messages[1].role",
+       "messages[1].role is 'developer'"},
       {"calls of a user",
        {{.role = "user", .tool_calls = {{.id = "1", .name = "f", .arguments_json = "{}"}}}},
        {},
-       "message 0 has tool calls"},
+       "messages[0].tool_calls",
+       "messages[0].tool_calls are tool calls of the role 'user'"},
       {"arguments",
        {{.role = "assistant", .tool_calls = {{.id = "1", .name = "f", .arguments_json = "{x"}}}},
        {},
-       "message 0: arguments of the tool call 'f': invalid JSON at byte 2: unexpected 'x'"},
+       "messages[0].tool_calls[0]",
+       "messages[0].tool_calls[0]: arguments: invalid JSON at byte 2: unexpected 'x'"},
       {"tool",
        {{.role = "user"}},
        {"{}", "[1,"},
-       "tool 1: invalid JSON at byte 4: it ends too early"},
+       "tools[1]",
+       "tools[1]: invalid JSON at byte 4: it ends too early"},
+      {"no object", {{.role = "user"}}, {"5"}, "tools[0]", "tools[0] is no JSON object"},
+      {"a tool that is no object", {{.role = "user"}}, {"{}", "5"}, "tool 1 is no JSON object"},
   };
   for (const Case& c : cases) {
-    EXPECT_THAT(Demo().Render(c.messages, c.tools, /*add_generation_prompt=*/true),
-                StatusIs(kInvalid, HasSubstr(c.message)))
-        << c.name;
+    const auto text = Demo().Render(c.messages, c.tools, /*add_generation_prompt=*/true);
+    EXPECT_THAT(text, StatusIs(kInvalid, HasSubstr(c.message))) << c.name;
+    EXPECT_EQ(ChatPartOf(text.status()), c.part) << c.name;
   }
 }
 
