@@ -24,7 +24,7 @@ class Call:
     message: bytes
     codes: tuple
     words: tuple = ()
-    field: str | None = None  # of the error's detail
+    field: str | None = None  # that the error's detail names, or a part of it
     compression: grpc.Compression = grpc.Compression.NoCompression
     metadata: tuple = ()
 
@@ -92,7 +92,7 @@ def calls(stubs):
          messages=[{"role": "user", "tool_calls": [pb.ToolCall()]}])
     deep = "[" * 10_000 + "]" * 10_000
     for name, text in (("empty", ""), ("no JSON", "{"), ("deep", deep), ("a number", "5")):
-        chat(f"tool: {name}", field="messages", tools=[pb.Tool(function_json=text)])
+        chat(f"tool: {name}", tools=[pb.Tool(function_json=text)])
         if name != "empty":  # a call without arguments is one
             arguments = pb.ToolCall(function=pb.FunctionCall(name="f", arguments_json="[" + text))
             chat(f"arguments: {name}", field="messages",

@@ -27,7 +27,7 @@ class Case:
     data: bytes | Callable[[], bytes | Iterable[bytes]]  # all that is sent
     status: frozenset  # of allowed ones; None in it: the connection may close without a response
     words: tuple = ()  # the error's message holds each of them
-    param: str | None = None  # the error's param, where it is about a field
+    param: str | None = None  # the field that the error's param names, or a part of it
     then: str = "wait"  # see raw_http.exchange
     closes: bool = False  # nothing but one response comes, and the connection closes
 

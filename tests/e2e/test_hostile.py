@@ -87,7 +87,7 @@ def check(case, address):
     for word in case.words:
         assert word in error["message"], (case.name, word, error)
     if case.param is not None:
-        assert error["param"] == case.param, (case.name, error)
+        assert (error["param"] or "").startswith(case.param), (case.name, error)
 
 
 def check_call(call, channel, stubs):
@@ -99,7 +99,7 @@ def check_call(call, channel, stubs):
     if call.field is not None:
         trailers = dict(error.trailing_metadata())
         detail = stubs.types.ErrorDetail.FromString(trailers["longhaul-error-bin"])
-        assert detail.field == call.field, (call.name, detail)
+        assert detail.field.startswith(call.field), (call.name, detail)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
