@@ -15,6 +15,8 @@ struct EngineConfig {
   int32_t max_model_len = 0;
   int32_t max_num_batched_tokens = 0;
   int32_t max_num_seqs = 0;
+  double step_target_ms = 0;
+  double max_step_ms = 0;
   int32_t max_prompt_logprobs_tokens = 0;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
@@ -35,6 +37,11 @@ void VisitFields(V&& v, EngineConfig& c) {
     "Tokens of one step, the largest prefill chunk; 0 = the leader's default.");
   v("max-num-seqs", c.max_num_seqs, Bounds{0, 4096},
     "Sequences that run together; 0 = the leader's default.");
+  v("step-target-ms", c.step_target_ms, Bounds{0, 3.6e6},
+    "Predicted time of a step while other requests wait for it, milliseconds; 0 = the leader's "
+    "default.");
+  v("max-step-ms", c.max_step_ms, Bounds{0, 3.6e6},
+    "Predicted time of any step, milliseconds; 0 = the leader's default.");
   v("max-prompt-logprobs-tokens", c.max_prompt_logprobs_tokens, Bounds{0, 1 << 20},
     "Longest prompt whose logprobs may be asked for, tokens; 0 = the programs' default.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},

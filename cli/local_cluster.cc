@@ -55,6 +55,8 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
   add("--max-model-len", config.max_model_len);
   add("--max-num-batched-tokens", config.max_num_batched_tokens);
   add("--max-num-seqs", config.max_num_seqs);
+  add("--step-target-ms", config.step_target_ms);
+  add("--max-step-ms", config.max_step_ms);
   add("--max-prompt-logprobs-tokens", config.max_prompt_logprobs_tokens);
   add("--kv-cache-gib", config.kv_cache_gib);
   return flags;

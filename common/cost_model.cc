@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "common/logging.h"
@@ -56,6 +57,20 @@ void UnitShape::Add(int64_t history, int64_t count) {
 
 double PredictSeconds(const CostCoefficients& cost, const UnitShape& shape) {
   return cost.c + cost.g * shape.history_tokens + cost.b * shape.new_tokens + cost.a * shape.pairs;
+}
+
+int64_t TokensWithin(const CostCoefficients& cost, int64_t history, double seconds) {
+  const double l = static_cast<double>(history);
+  const double rest = seconds - cost.g * l;
+  const double linear = cost.b + 2 * cost.a * l;
+  if (linear <= 0 && cost.a <= 0) {
+    return rest < 0 ? 0 : std::numeric_limits<int64_t>::max();
+  }
+  if (rest <= 0) return 0;
+  // a x^2 + linear x = rest, in the form that has no difference of like numbers.
+  const double x = 2 * rest / (linear + std::sqrt(linear * linear + 4 * cost.a * rest));
+  constexpr double kMost = 1e15;  // far below 2^63, far above any prompt
+  return x < kMost ? static_cast<int64_t>(x) : std::numeric_limits<int64_t>::max();  // also a NaN
 }
 
 double PredictPrefillSeconds(const CostCoefficients& cost, int64_t history, int64_t count,

@@ -32,6 +32,10 @@ double PredictSeconds(const CostCoefficients& cost, const UnitShape& shape);
 double PredictPrefillSeconds(const CostCoefficients& cost, int64_t history, int64_t count,
                              int64_t chunk);
 
+// The most new tokens behind `history` that add at most `seconds` to a unit (which has its c
+// anyway). INT64_MAX if they cost nothing, which is what an unknown model says.
+int64_t TokensWithin(const CostCoefficients& cost, int64_t history, double seconds);
+
 // Fits the coefficients to what units took. Thread-compatible; the leader's engine thread feeds it
 // and its coefficients travel to the routers, who predict with the functions above.
 //

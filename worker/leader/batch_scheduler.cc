@@ -14,6 +14,15 @@ bool Before(const Sequence* a, const Sequence* b) {
   return a->order < b->order;
 }
 
+bool IsScored(const Sequence& s) { return s.request.sampling.prompt_logprobs.has_value(); }
+
+int64_t RestOf(const Sequence& s) { return s.prompt_tokens() - s.planned_tokens; }
+
+// Whether a prefill may have a part of the steps of the first in line.
+bool MayPass(const Sequence& s, const Sequence& first) {
+  return s.request.priority == first.request.priority && 2 * RestOf(s) < RestOf(first);
+}
+
 void InsertInOrder(std::vector<Sequence*>& line, Sequence* sequence) {
   line.insert(std::upper_bound(line.begin(), line.end(), sequence, Before), sequence);
 }
@@ -122,22 +131,37 @@ std::vector<Sequence*> BatchScheduler::GroupDown() {
     s->planned_tokens = s->processed_tokens = 0;
     s->blocks.clear();
     s->blocks_sent = s->plans_in_flight = 0;
-    s->sample_in_flight = s->running = false;
+    s->sample_in_flight = s->running = s->passed_head = false;
     InsertInOrder(waiting_, s);
   }
   return lost;
 }
 
+void BatchScheduler::Start(Sequence& sequence) {
+  sequence.blocks = blocks_.Allocate(ReservationOf(sequence)).value();
+  sequence.id = next_sequence_id_++;
+  sequence.running = true;
+  std::erase(waiting_, &sequence);
+  InsertInOrder(running_, &sequence);
+}
+
 void BatchScheduler::StartWaiting() {
-  while (!waiting_.empty()) {
+  while (!waiting_.empty() && CanStart(ReservationOf(*waiting_.front()))) {
     Sequence& head = *waiting_.front();
-    const int32_t needed = ReservationOf(head);
-    if (!CanStart(needed)) return;
-    head.blocks = blocks_.Allocate(needed).value();
-    head.id = next_sequence_id_++;
-    head.running = true;
-    waiting_.erase(waiting_.begin());
-    InsertInOrder(running_, &head);
+    head.passed_head = false;
+    Start(head);
+  }
+  if (waiting_.empty()) return;
+  const Sequence& head = *waiting_.front();
+  for (Sequence* s : std::vector<Sequence*>(waiting_.begin() + 1, waiting_.end())) {
+    int32_t lent = 0;  // blocks that come back to the head from those who passed it
+    for (const Sequence* running : running_) {
+      if (running->passed_head) lent += ReservationOf(*running);
+    }
+    if (num_free_blocks() + lent >= ReservationOf(head)) return;
+    if (!MayPass(*s, head) || !CanStart(ReservationOf(*s))) continue;
+    s->passed_head = true;
+    Start(*s);
   }
 }
 
@@ -191,7 +215,61 @@ void BatchScheduler::AddSlice(Sequence& s, int64_t count, StepPlan& plan, Planne
   plan.units.front().slices.push_back(std::move(slice));
 }
 
-std::optional<StepPlan> BatchScheduler::Next() {
+double BatchScheduler::StepSeconds() const {
+  const bool others_wait = running_.size() > 1 || !waiting_.empty();
+  return others_wait ? std::min(limits_.step_target_seconds, limits_.max_step_seconds)
+                     : limits_.max_step_seconds;
+}
+
+void BatchScheduler::AddDecodes(StepBudget& budget, StepPlan& plan, PlannedStep& step) {
+  for (Sequence* s : running_) {
+    if (!s->decode_ready() || budget.tokens() == 0) continue;
+    budget.Take(s->planned_tokens, 1, /*scored=*/false);
+    AddSlice(*s, 1, plan, step);
+  }
+}
+
+int64_t BatchScheduler::NextChunk(const Sequence& s, const StepBudget& budget, bool due) const {
+  int64_t tokens = budget.TokensBehind(s.planned_tokens, IsScored(s));
+  if (due) {
+    tokens = std::max<int64_t>(
+        tokens, std::min<int64_t>(kKvBlockTokens, budget.TokensAtAnyTime(IsScored(s))));
+  }
+  return planner_.NextChunk(s.planned_tokens, s.prompt_tokens(), tokens);
+}
+
+void BatchScheduler::AddPrefills(StepBudget& budget, StepPlan& plan, PlannedStep& step) {
+  std::vector<Sequence*> in_line;
+  std::copy_if(running_.begin(), running_.end(), std::back_inserter(in_line),
+               [](const Sequence* s) { return s->prefilling(); });
+  if (in_line.empty()) return;
+  Sequence& first = *in_line.front();
+  const auto add = [&](Sequence& s, int64_t count) {
+    budget.Take(s.planned_tokens, count, IsScored(s));
+    AddSlice(s, count, plan, step);
+    std::erase(in_line, &s);
+  };
+
+  std::vector<Sequence*> passing;
+  std::copy_if(in_line.begin(), in_line.end(), std::back_inserter(passing),
+               [&first](const Sequence* s) { return MayPass(*s, first); });
+  std::stable_sort(passing.begin(), passing.end(),
+                   [](const Sequence* a, const Sequence* b) { return RestOf(*a) < RestOf(*b); });
+  StepBudget share = budget.Half();
+  for (Sequence* s : passing) {
+    const int64_t begin = s->planned_tokens;
+    const int64_t count = NextChunk(*s, share, /*due=*/s == passing.front());
+    if (count == 0) continue;
+    share.Take(begin, count, IsScored(*s));
+    add(*s, count);
+  }
+  for (Sequence* s : std::vector<Sequence*>(in_line)) {
+    const int64_t count = NextChunk(*s, budget, /*due=*/s == &first);
+    if (count > 0) add(*s, count);  // else less than a block is left: a shorter rest may still fit
+  }
+}
+
+std::optional<StepPlan> BatchScheduler::Next(const CostCoefficients& cost) {
   if (!group_up_ || static_cast<int32_t>(in_flight_.size()) >= limits_.max_plans_in_flight) {
     return std::nullopt;
   }
@@ -199,23 +277,9 @@ std::optional<StepPlan> BatchScheduler::Next() {
   plan.units.push_back(
       {.unit_id = next_unit_id_, .layer_begin = 0, .layer_end = limits_.num_layers, .slices = {}});
   PlannedStep step = {.step_id = next_step_id_, .slices = {}, .shape = {}};
-  int64_t budget = limits_.max_num_batched_tokens;
-  int64_t scored_budget = kMaxPromptLogprobsPerStep;
-  for (Sequence* s : running_) {
-    if (!s->decode_ready() || budget == 0) continue;
-    AddSlice(*s, 1, plan, step);
-    --budget;
-  }
-  for (Sequence* s : running_) {
-    if (!s->prefilling()) continue;
-    const bool scored = s->request.sampling.prompt_logprobs.has_value();
-    const int64_t count = planner_.NextChunk(s->planned_tokens, s->prompt_tokens(),
-                                             scored ? std::min(budget, scored_budget) : budget);
-    if (count == 0) continue;  // less than a block is left: a shorter rest may still fit
-    AddSlice(*s, count, plan, step);
-    budget -= count;
-    if (scored) scored_budget -= count;
-  }
+  StepBudget budget(cost, limits_.max_num_batched_tokens, kMaxPromptLogprobsPerStep, StepSeconds());
+  AddDecodes(budget, plan, step);
+  AddPrefills(budget, plan, step);
   if (step.slices.empty()) plan.units.clear();
   plan.ends = std::exchange(unsent_ends_, {});
   if (plan.units.empty() && plan.ends.empty()) return std::nullopt;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "worker/leader/block_allocator.h"
 #include "worker/leader/chunk_planner.h"
 #include "worker/leader/sequence.h"
+#include "worker/leader/step_budget.h"
 #include "worker/leader/stop_rule.h"
 #include "worker/step_plan.h"
 
@@ -28,6 +30,9 @@ struct SchedulerLimits {
   int32_t long_prompt_tokens = 0;      // a prompt from this length on is a long job
   int32_t num_layers = 0;
   int32_t max_plans_in_flight = 1;  // pipeline stages
+  // Predicted seconds of a step: while others wait for the ranks, and always.
+  double step_target_seconds = std::numeric_limits<double>::infinity();
+  double max_step_seconds = std::numeric_limits<double>::infinity();
 };
 
 // One sequence's share of a planned step. `sequence` is null once the sequence has ended.
@@ -53,11 +58,17 @@ struct PlannedStep {
 inline constexpr int64_t kMaxPromptLogprobsPerStep = 16'384;
 
 // Decides what the group runs next: decodes first, then prefill chunks, in order of priority and
-// then of arrival, up to max_num_batched_tokens. Owns the sequences and the KV blocks.
+// then of arrival, up to max_num_batched_tokens and the predicted time of a step. Owns the
+// sequences and the KV blocks.
+//
+// Prompts with less than half of the first one's work left pass it: together they get at most half
+// of a step, the shortest first, so that a short request beside a million tokens costs them little
+// and is answered soon. The first prefill gets a block in every step, whatever it costs.
 //
 // A sequence runs only when the blocks of its prompt and max_tokens are reserved, so nothing that
-// runs can fail for lack of KV. The line is strict: a head that does not fit holds those behind it,
-// or a stream of short requests would keep a long job waiting for ever.
+// runs can fail for lack of KV. A head of the line that lacks blocks is passed only by those
+// without which it would wait all the same: a stream of short requests never keeps a long job
+// waiting.
 //
 // No I/O, no clock, no locks; thread-compatible, owned by the engine core. Several plans may be in
 // flight: a chunk that is not a prompt's last waits for no token.
@@ -85,8 +96,8 @@ class BatchScheduler {
   std::vector<Sequence*> GroupDown();
 
   // The next plan, or nullopt if there is nothing to do or enough is in flight. in_flight().back()
-  // then tells what it holds.
-  std::optional<StepPlan> Next();
+  // then tells what it holds. `cost` predicts its time; zeros if it is not known yet.
+  std::optional<StepPlan> Next(const CostCoefficients& cost = {});
   // The oldest plan was executed. kInvalidArgument if `step_id` is not the oldest.
   absl::StatusOr<PlannedStep> Retire(StepId step_id);
 
@@ -101,10 +112,16 @@ class BatchScheduler {
   static int32_t BlocksFor(int64_t tokens);
   int32_t ReservationOf(const Sequence& sequence) const;
   bool CanStart(int32_t num_blocks) const;
-  // Moves from the head of the line to the running ones what fits.
+  // Moves from the line to the running ones what may start.
   void StartWaiting();
+  void Start(Sequence& sequence);
   Slice MakeSlice(Sequence& sequence, int64_t count);
   void AddSlice(Sequence& sequence, int64_t count, StepPlan& plan, PlannedStep& step);
+  double StepSeconds() const;
+  void AddDecodes(StepBudget& budget, StepPlan& plan, PlannedStep& step);
+  void AddPrefills(StepBudget& budget, StepPlan& plan, PlannedStep& step);
+  // Tokens of the sequence's next chunk. `due`: a block at least, whatever it costs.
+  int64_t NextChunk(const Sequence& sequence, const StepBudget& budget, bool due) const;
   void Free(Sequence& sequence);
 
   const SchedulerLimits limits_;

@@ -295,7 +295,7 @@ void EngineCore::AcceptToken(Sequence& sequence, const GeneratedToken& token, ab
 
 void EngineCore::Advance(absl::Time now) {
   if (now >= next_wake_) EndOverdue(now);
-  while (std::optional<StepPlan> plan = scheduler_.Next()) {
+  while (std::optional<StepPlan> plan = scheduler_.Next(cost_.coefficients())) {
     const PlannedStep& step = scheduler_.in_flight().back();
     std::optional<double> predicted;
     if (!step.has_prefill) {
@@ -356,10 +356,13 @@ double EngineCore::PrefillSeconds(const Sequence& sequence) const {
 
 double EngineCore::SecondsAhead(const Sequence& sequence) const {
   double seconds = 0;
+  // A longer prompt ahead is passed by taking half of its steps: while this one's work is done, so
+  // much of the other's is.
+  const double own = PrefillSeconds(sequence);
   for (const std::vector<Sequence*>* line : {&scheduler_.running(), &scheduler_.waiting()}) {
     for (const Sequence* ahead : *line) {
       if (ahead == &sequence) return seconds;
-      seconds += PrefillSeconds(*ahead);
+      seconds += std::min(PrefillSeconds(*ahead), own);
     }
   }
   return seconds;

@@ -41,7 +41,9 @@ EngineOptions EngineOptionsFor(const LeaderConfig& config, const LeaderModel& mo
                         .max_waiting_long = 1,
                         .long_prompt_tokens = config.long_prompt_tokens,
                         .num_layers = model.num_layers,
-                        .max_plans_in_flight = 1},
+                        .max_plans_in_flight = 1,
+                        .step_target_seconds = config.step_target_ms / 1e3,
+                        .max_step_seconds = config.max_step_ms / 1e3},
           .end_tokens = model.end_tokens,
           .vocab_size = model.vocab_size};
 }

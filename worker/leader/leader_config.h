@@ -18,6 +18,8 @@ struct LeaderConfig {
   int32_t max_model_len = 0;
   int32_t max_num_batched_tokens = 2048;
   int32_t max_num_seqs = 64;
+  double step_target_ms = 200;
+  double max_step_ms = 500;
   int32_t max_waiting_requests = 256;
   int32_t long_prompt_tokens = 32'768;
   int32_t max_prompt_logprobs_tokens = 32'768;
@@ -47,6 +49,12 @@ void VisitFields(V&& v, LeaderConfig& c) {
   v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{257, 1 << 20},
     "Tokens of one step, decode and prefill; at least max-num-seqs + 256.");
   v("max-num-seqs", c.max_num_seqs, Bounds{1, 4096}, "Requests that run at the same time.");
+  v("step-target-ms", c.step_target_ms, Bounds{1, 3.6e6},
+    "Predicted time of a step while other requests wait for it, milliseconds: a long prompt's "
+    "chunks "
+    "shrink to it.");
+  v("max-step-ms", c.max_step_ms, Bounds{1, 3.6e6},
+    "Predicted time of any step, milliseconds; a block of one prompt runs whatever it takes.");
   v("max-waiting-requests", c.max_waiting_requests, Bounds{0, 4096},
     "Requests that may wait; more are sent elsewhere.");
   v("long-prompt-tokens", c.long_prompt_tokens, Bounds{1, 1 << 24},

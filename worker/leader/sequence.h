@@ -34,6 +34,7 @@ struct Sequence {
   int32_t plans_in_flight = 0;
   bool sample_in_flight = false;  // a plan that samples for it has not retired
   bool running = false;           // has blocks
+  bool passed_head = false;       // runs before a head of the line that lacked blocks
   bool ended = false;             // no further unit; gone when the last plan that names it retires
 
   absl::Time last_token_time = absl::InfinitePast();
