@@ -15,7 +15,7 @@ import pass_key
 
 KEY = "48213"
 ANSWER = f"The pass key is {KEY}."
-LONG_PROMPT_TOKENS = 19000
+LONG_PROMPT_TOKENS = 60_000  # no CPU reads them within the seconds of a test
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     (dict(messages=[]), "messages", "empty"),
     (dict(messages=[{"role": "user"}]), "messages[0].content", "required"),
     (dict(messages=[{"content": "hi"}]), "messages[0].role", "required"),
-    (dict(messages=[{"role": "wizard", "content": "hi"}]), "messages", "wizard"),
+    (dict(messages=[{"role": "wizard", "content": "hi"}]), "messages[0].role", "wizard"),
     (dict(messages=[*HI, {"role": "user", "content": IMAGE}]), "messages[1].content[0].type",
      "image_url"),
     (dict(messages=[{"role": "user", "content": " a" * MODEL_LEN}]), "messages", str(MODEL_LEN)),
@@ -415,6 +415,13 @@ def test_tools_are_put_before_the_model(client, leader, router):
                                    tool_choice="none")
     text = httpx.post(router.base + "/detokenize", json={"tokens": leader.prompts[-1]}).json()
     assert "<tools>" not in text["prompt"]
+
+
+def test_developer_message_is_a_system_message(client, leader):
+    for role in ("system", "developer"):
+        client.chat.completions.create(
+            model="demo", messages=[{"role": role, "content": "Be brief."}, *HI])
+    assert leader.prompts[-1] == leader.prompts[-2]
 
 
 # Silence.
