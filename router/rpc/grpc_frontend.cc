@@ -120,6 +120,9 @@ absl::Status GrpcFrontend::Impl::Listen() {
   builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port_);
   builder.RegisterService(this);
   builder.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
+  // gRPC decompresses whole messages before it looks at their size: 64 MiB may become 64 GiB.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
   builder.SetResourceQuota(
       grpc::ResourceQuota("longhaul-router").Resize(static_cast<size_t>(options_.memory_bytes)));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams);
