@@ -23,7 +23,6 @@ using ::longhaul::testing::ModelRunner;
 using ::longhaul::testing::SplitMixTokens;
 using ::longhaul::testing::TempDir;
 using ::longhaul::testing::TinyModel;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -44,8 +43,8 @@ void Poison(const std::string& file) {
   CHECK(std::sscanf(bytes.c_str() + bytes.find("data_offsets", name), "data_offsets\":[%zu",
                     &begin) == 1);
   const float nan = std::nanf("");
-  std::memcpy(bytes.data() + sizeof(header) + header + begin + kPoison * 96 * sizeof(float), &nan,
-              sizeof(nan));
+  std::memcpy(bytes.data() + sizeof(header) + header + begin + size_t{kPoison} * 96 * sizeof(float),
+              &nan, sizeof(nan));
   std::ofstream(file, std::ios::binary) << bytes;
 }
 
@@ -61,7 +60,7 @@ class PromptScorerTest : public ::testing::Test {
   void Use(int64_t max_logits_bytes, int threads) {
     auto runner = ModelRunner::Create({.model_dir = folder_.path(),
                                        .threads = threads,
-                                       .max_tokens = 12 * kKvBlockTokens,
+                                       .max_tokens = int64_t{12} * kKvBlockTokens,
                                        .max_logits_bytes = max_logits_bytes});
     CHECK(runner.ok()) << runner.status();
     runner_ = *std::move(runner);
