@@ -14,9 +14,22 @@ constexpr char kRetryAfterUrl[] = "longhaul/retry-after-seconds";
 }  // namespace
 
 absl::Status InvalidField(std::string_view field, std::string_view message) {
-  absl::Status status = absl::InvalidArgumentError(std::string(message));
+  return AtField(field, absl::InvalidArgumentError(std::string(message)));
+}
+
+absl::Status AtField(std::string_view field, absl::Status status) {
   status.SetPayload(kFieldUrl, absl::Cord(std::string(field)));
   return status;
+}
+
+absl::Status UnknownModel(std::string_view name, std::string_view served) {
+  constexpr size_t kMaxQuotedBytes = 256;
+  const std::string quoted = name.size() <= kMaxQuotedBytes
+                                 ? absl::StrCat("'", std::string(name), "'")
+                                 : absl::StrCat("of ", name.size(), " bytes");
+  return AtField("model", absl::NotFoundError(absl::StrCat("model ", quoted,
+                                                           " does not exist; this router serves '",
+                                                           std::string(served), "'")));
 }
 
 absl::Status WithRetryAfter(absl::Status status, double seconds) {

@@ -141,13 +141,7 @@ bool IntakeService::Ready() const { return dispatcher_.accepting() && cluster_.n
 
 absl::Status IntakeService::CheckModel(std::string_view name) const {
   if (name == model_.name) return absl::OkStatus();
-  // A name that is no name at all is not repeated in the error.
-  constexpr size_t kMaxQuotedBytes = 256;
-  const std::string quoted = name.size() <= kMaxQuotedBytes
-                                 ? absl::StrCat("'", std::string(name), "'")
-                                 : absl::StrCat("of ", name.size(), " bytes");
-  return absl::NotFoundError(
-      absl::StrCat("model ", quoted, " does not exist; this router serves '", model_.name, "'"));
+  return UnknownModel(name, model_.name);
 }
 
 int32_t IntakeService::MaxModelLen() const {

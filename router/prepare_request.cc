@@ -1,6 +1,7 @@
 #include "router/prepare_request.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 #include <variant>
 
@@ -12,7 +13,7 @@ namespace longhaul::router {
 namespace {
 
 // Gives an error about client text the name of the field it came in.
-absl::Status AtField(const char* field, const absl::Status& status) {
+absl::Status InText(const char* field, const absl::Status& status) {
   if (!absl::IsInvalidArgument(status)) return status;
   return InvalidField(field, absl::StrCat(field, ": ", std::string(status.message())));
 }
@@ -23,7 +24,7 @@ absl::StatusOr<std::vector<TokenId>> Encode(GenerateRequest& request, const Serv
     // A raw prompt is the client's own: it may write special tokens, as it can in vLLM.
     absl::StatusOr<std::vector<TokenId>> ids =
         model.tokenizer->Encode(text->prompt, text::SpecialTokens::kParse);
-    if (!ids.ok()) return AtField("prompt", ids.status());
+    if (!ids.ok()) return InText("prompt", ids.status());
     return ids;
   }
   std::vector<TokenId> ids = std::move(std::get<TokenInput>(request.input).ids);
@@ -70,8 +71,9 @@ absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const Ser
   }
   absl::StatusOr<std::vector<TokenId>> ids = model.chat_template->EncodeChat(
       *model.tokenizer, chat.messages, chat.tools_json, /*add_generation_prompt=*/true);
-  if (!ids.ok()) return AtField("messages", ids.status());
-  return ids;
+  if (ids.ok()) return ids;
+  const std::string part = text::ChatPartOf(ids.status());
+  return part.empty() ? InText("messages", ids.status()) : AtField(part, ids.status());
 }
 
 absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const ServedModel& model,
@@ -80,7 +82,7 @@ absl::StatusOr<PreparedRequest> PrepareRequest(GenerateRequest request, const Se
   ASSIGN_OR_RETURN(SamplingParams sampling,
                    ResolveSampling(request.sampling, model.defaults, limits, drawn_seed));
   absl::StatusOr<text::StopMatcher> stop_matcher = text::StopMatcher::Create(request.stop);
-  if (!stop_matcher.ok()) return AtField("stop", stop_matcher.status());
+  if (!stop_matcher.ok()) return InText("stop", stop_matcher.status());
 
   ASSIGN_OR_RETURN(std::vector<TokenId> ids, Encode(request, model));
   RETURN_IF_ERROR(Truncate(request, limits.max_model_len, ids));

@@ -36,7 +36,7 @@ struct PreparedRequest {
 absl::Status CheckTokenIds(const char* field, std::span<const TokenId> ids, int32_t vocab_size);
 
 // What the model reads for a conversation. Errors: InvalidField of "messages" (no chat template,
-// roles, UTF-8).
+// none of them, UTF-8) or of the part at fault, as "messages[1].role" or "tools[0]".
 absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const ServedModel& model);
 
 // Checks ranges first (cheap), then renders and tokenizes (seconds for a million tokens), then

@@ -13,6 +13,7 @@ namespace longhaul::router {
 namespace {
 
 constexpr size_t kMaxLogitBias = 1024;
+constexpr float kMaxBias = 100;
 constexpr size_t kMaxStopTokenIds = 64;
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr int32_t kMaxPriority = 100;
@@ -29,10 +30,12 @@ absl::Status CheckRange(std::string_view field, double value, double low, double
                                    low_edge == Edge::kOpen ? "(" : "[", low, ", ", high, "]"));
 }
 
-absl::Status CheckToken(std::string_view field, int64_t id, int32_t vocab_size) {
+absl::Status CheckToken(std::string_view field, TokenId id, int32_t vocab_size) {
   if (id >= 0 && id < vocab_size) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat(std::string(field), " has token id ", id,
-                                          ", must be in [0, ", vocab_size, ") (vocabulary)"));
+  // Clients' ids are unsigned: one above 2^31 is told as it came.
+  return InvalidField(field,
+                      absl::StrCat(std::string(field), " has token id ", static_cast<uint32_t>(id),
+                                   ", must be in [0, ", vocab_size, ") (vocabulary)"));
 }
 
 absl::StatusOr<int32_t> ResolveTopK(const SamplingOptions& options,
@@ -55,7 +58,11 @@ absl::StatusOr<std::vector<std::pair<TokenId, float>>> ResolveLogitBias(
   }
   for (const auto& [token, value] : bias) {
     RETURN_IF_ERROR(CheckToken("logit_bias", token, vocab_size));
-    RETURN_IF_ERROR(CheckRange("logit_bias", value, -100, 100));
+    if (!(value >= -kMaxBias && value <= kMaxBias)) {  // a NaN fails
+      return InvalidField(
+          "logit_bias", absl::StrCat("logit_bias of token ", token, " is ", value, ", must be in [",
+                                     -kMaxBias, ", ", kMaxBias, "]"));
+    }
   }
   std::sort(bias.begin(), bias.end());
   const auto twice = std::adjacent_find(

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/metrics.h"
 #include "common/status_macros.h"
 #include "router/error_detail.h"
@@ -140,10 +141,12 @@ absl::StatusOr<ModelInfo> RestRoutes::FindModel(const std::optional<std::string>
     if (models.size() == 1) return models.front();
     return InvalidField("model", absl::StrCat("model is required, ", models.size(), " are served"));
   }
+  std::vector<std::string> served;
   for (const ModelInfo& model : models) {
     if (model.id == *name) return model;
+    served.push_back(model.id);
   }
-  return absl::NotFoundError(absl::StrCat("the model \"", *name, "\" is not served here"));
+  return UnknownModel(*name, absl::StrJoin(served, "', '"));
 }
 
 }  // namespace longhaul::router::rest

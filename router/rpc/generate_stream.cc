@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "common/logging.h"
+#include "router/rpc/finish_call.h"
 #include "router/rpc/grpc_codec.h"
+#include "router/rpc/message_bytes.h"
 
 namespace longhaul::router::rpc {
 
@@ -48,11 +50,12 @@ void GenerateStream::OnFinished(const FinishedEvent& event, bool all_done) {
 }
 void GenerateStream::OnError(const absl::Status& status) { End(status); }
 
-void GenerateStream::Enqueue(v1::GenerateEvent event) {
+void GenerateStream::Enqueue(const v1::GenerateEvent& event) {
+  grpc::ByteBuffer bytes = ToBytes(event);
   {
     MutexLock lock(mutex_);
     if (end_) return;  // cancelled meanwhile
-    pending_.push_back(std::move(event));
+    pending_.emplace_back().Swap(&bytes);
   }
   Advance();
 }
@@ -71,7 +74,7 @@ void GenerateStream::Advance() {
     MutexLock lock(mutex_);
     if (writing_ || finished_) return;
     if (!pending_.empty()) {
-      writing_event_ = std::move(pending_.front());
+      writing_event_.Swap(&pending_.front());
       pending_.pop_front();
       writing_ = true;
       write_began_ = clock_.Now();
@@ -84,9 +87,7 @@ void GenerateStream::Advance() {
   }
   // Outside of the lock: gRPC may run a reaction on this thread.
   if (!finish) return StartWrite(&writing_event_);
-  if (const std::string trailer = ErrorDetailTrailer(*finish); !trailer.empty()) {
-    params_.context->AddTrailingMetadata(kErrorDetailTrailer, trailer);
-  }
+  AddErrorDetail(*params_.context, *finish);
   Finish(ToGrpc(*finish));
 }
 

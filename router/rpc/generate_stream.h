@@ -1,6 +1,7 @@
 #pragma once
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <deque>
@@ -22,12 +23,12 @@ namespace longhaul::router::rpc {
 // The response of one Chat or Complete call: buffers the events of the router and writes them one
 // by one, so that generation never waits for a slow reader.
 //
-// The buffer holds at most what the request may generate (max_tokens a choice), its progress and
-// its echoed prompt. Thread-safe: the sink's side is called by the dispatch thread, the reactor's
-// side by gRPC.
+// The buffer holds serialised events: at most what the request may generate (max_tokens a choice),
+// its progress and its echoed prompt, and no longer than a reader may stall (CancelIfStalled).
+// Thread-safe: the sink's side is called by the dispatch thread, the reactor's side by gRPC.
 //
 // Lifetime: held by the router until the request ends, by itself until OnDone.
-class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
+class GenerateStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
                              public ResponseSink {
  public:
   struct Params {
@@ -59,7 +60,7 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   GenerateStream(Params params, Intake& intake, const Clock& clock,
                  std::function<void(GenerateStream*)> on_done);
 
-  void Enqueue(v1::GenerateEvent event) EXCLUDES(mutex_);
+  void Enqueue(const v1::GenerateEvent& event) EXCLUDES(mutex_);
   // Nothing follows what is buffered.
   void End(const absl::Status& status) EXCLUDES(mutex_);
   // Starts the next operation, if it is time for one. At most one write is outstanding, and Finish
@@ -74,10 +75,10 @@ class GenerateStream final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   std::shared_ptr<GenerateStream> self_;  // until OnDone
 
   // Whoever sets `writing_` owns it until OnWriteDone.
-  v1::GenerateEvent writing_event_;
+  grpc::ByteBuffer writing_event_;
 
   Mutex mutex_;
-  std::deque<v1::GenerateEvent> pending_ GUARDED_BY(mutex_);
+  std::deque<grpc::ByteBuffer> pending_ GUARDED_BY(mutex_);
   bool writing_ GUARDED_BY(mutex_) = false;
   absl::Time write_began_ GUARDED_BY(mutex_);
   std::optional<absl::Status> end_ GUARDED_BY(mutex_);

@@ -92,14 +92,18 @@ GenerateRequest FromProto(const v1::ChatRequest& from) {
   return to;
 }
 
-GenerateRequest FromProto(const v1::CompleteRequest& from) {
+absl::StatusOr<GenerateRequest> FromProto(const v1::CompleteRequest& from) {
   GenerateRequest to;
   to.model = from.model();
-  if (from.has_prompt_ids()) {
-    const auto& ids = from.prompt_ids().ids();
-    to.input = TokenInput{std::vector<TokenId>(ids.begin(), ids.end())};
-  } else {
-    to.input = TextInput{from.prompt()};
+  switch (from.input_case()) {
+    case v1::CompleteRequest::kPrompt:
+      to.input = TextInput{from.prompt()};
+      break;
+    case v1::CompleteRequest::kPromptIds:
+      to.input = TokenInput{{from.prompt_ids().ids().begin(), from.prompt_ids().ids().end()}};
+      break;
+    case v1::CompleteRequest::INPUT_NOT_SET:
+      return InvalidField("prompt", "neither prompt nor prompt_ids is given, one is needed");
   }
   FillOptions(from.options(), to);
   return to;

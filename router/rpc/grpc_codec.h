@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "longhaul/v1/inference.pb.h"
 #include "router/intake.h"
 #include "router/request.h"
@@ -16,7 +17,8 @@ namespace longhaul::router::rpc {
 ChatInput ChatFromProto(const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages,
                         const google::protobuf::RepeatedPtrField<v1::Tool>& tools);
 GenerateRequest FromProto(const v1::ChatRequest& from);
-GenerateRequest FromProto(const v1::CompleteRequest& from);
+// Errors: InvalidField where the input is left out.
+absl::StatusOr<GenerateRequest> FromProto(const v1::CompleteRequest& from);
 
 v1::GenerateEvent ToProto(const QueuedEvent& event, const std::string& request_id);
 v1::GenerateEvent ToProto(const ProgressEvent& event);

@@ -19,6 +19,11 @@ struct GrpcFrontendOptions {
   int max_concurrent_streams = 1024;        // of one connection
   absl::Duration slow_reader = absl::Seconds(30);      // accepts nothing for so long: cancelled
   absl::Duration max_connection_age = absl::Hours(1);  // then clients dial anew, streams go on
+  // Clients that ping this often or less are welcome, also without calls...
+  absl::Duration min_ping_interval = absl::Seconds(10);
+  // ... and the server pings too, so that a client whose host vanished is noticed.
+  absl::Duration keepalive = absl::Seconds(30);
+  absl::Duration keepalive_timeout = absl::Seconds(10);
   bool reflection = true;
 };
 

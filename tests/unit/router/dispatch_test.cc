@@ -428,7 +428,8 @@ TEST_F(DispatchTest, BadFieldsAreErrorsOfTheSink) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("2048 at position 2")));
   GenerateRequest role;
   role.input = ChatInput{.messages = {{.role = "wizard", .content = "x"}}};
-  EXPECT_EQ(DetailOf(*router.Submit(std::move(role))->WaitForEnd().error).field, "messages");
+  EXPECT_EQ(DetailOf(*router.Submit(std::move(role))->WaitForEnd().error).field,
+            "messages[0].role");
   EXPECT_EQ(NumExecutions(), 0u);
 }
 

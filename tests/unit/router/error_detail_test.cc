@@ -20,6 +20,16 @@ TEST(ErrorDetail, InvalidFieldCarriesFieldAndMessage) {
   EXPECT_EQ(DetailOf(status).field, "top_p");
 }
 
+TEST(ErrorDetail, AnUnknownModelIsNamedIfItsNameIsShort) {
+  const absl::Status unknown = UnknownModel("x", "demo");
+  EXPECT_EQ(unknown.code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(unknown.message(), "model 'x' does not exist; this router serves 'demo'");
+  EXPECT_EQ(DetailOf(unknown).field, "model");
+  EXPECT_EQ(UnknownModel(std::string(256, 'm'), "demo").message().size(), 256 + 50);
+  EXPECT_EQ(UnknownModel(std::string(257, 'm'), "demo").message(),
+            "model of 257 bytes does not exist; this router serves 'demo'");
+}
+
 TEST(ErrorDetail, RetryHintIsExact) {
   for (const double seconds : {0.1, 1.0 / 3, 12345.678, 1e-9}) {
     EXPECT_EQ(

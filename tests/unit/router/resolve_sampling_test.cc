@@ -130,6 +130,28 @@ TEST(ResolveSampling, ATinyPositiveValueDoesNotBecomeZero) {
   EXPECT_GT(params.top_p, 0);
 }
 
+TEST(ResolveSampling, NamesTheTokenOfABadBias) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  struct Case {
+    TokenId token;
+    float bias;
+    const char* message;
+  };
+  const Case cases[] = {
+      {5, nan, "logit_bias of token 5 is nan, must be in [-100, 100]"},
+      {6, -inf, "logit_bias of token 6 is -inf, must be in [-100, 100]"},
+      {7, 100.5f, "logit_bias of token 7 is 100.5, must be in [-100, 100]"},
+      {1000, 1, "logit_bias has token id 1000, must be in [0, 1000) (vocabulary)"},
+      // 2^32 - 1 as a client sends it.
+      {-1, 1, "logit_bias has token id 4294967295, must be in [0, 1000) (vocabulary)"},
+  };
+  for (const Case& c : cases) {
+    EXPECT_THAT(Resolve({.logit_bias = {{c.token, c.bias}}}),
+                StatusIs(absl::StatusCode::kInvalidArgument, c.message));
+  }
+}
+
 TEST(ResolveSampling, SortsLogitBiasAndRefusesTwins) {
   ASSERT_OK_AND_ASSIGN(const SamplingParams params,
                        Resolve({.logit_bias = {{30, 1.0f}, {10, -2.0f}}}));

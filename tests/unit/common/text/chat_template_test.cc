@@ -163,8 +163,11 @@ TEST(ChatTemplate, RefusesWhatTheTemplateWouldDrop) {
        {"{}", "[1,"},
        "tools[1]",
        "tools[1]: invalid JSON at byte 4: it ends too early"},
-      {"no object", {{.role = "user"}}, {"5"}, "tools[0]", "tools[0] is no JSON object"},
-      {"a tool that is no object", {{.role = "user"}}, {"{}", "5"}, "tool 1 is no JSON object"},
+      {"a tool that is no object",
+       {{.role = "user"}},
+       {"{}", "5"},
+       "tools[1]",
+       "tools[1] is no JSON object"},
   };
   for (const Case& c : cases) {
     const auto text = Demo().Render(c.messages, c.tools, /*add_generation_prompt=*/true);

@@ -2,106 +2,19 @@
 #include "router/rpc/grpc_frontend.h"
 
 #include <gmock/gmock.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/security/credentials.h>
-#include <gtest/gtest.h>
-
-#include <future>
 
 #include "absl/strings/str_cat.h"
-#include "longhaul/v1/inference.grpc.pb.h"
-#include "router/rpc/grpc_codec.h"
-#include "tests/testing/fake_worker.h"
-#include "tests/testing/router_stack.h"
-#include "tests/testing/status_matchers.h"
+#include "tests/testing/grpc_fixture.h"
 
 namespace longhaul::router::rpc {
 namespace {
 
 using longhaul::testing::FakeBehavior;
-using longhaul::testing::FakeExecution;
-using longhaul::testing::FakeWorker;
-using longhaul::testing::RouterStack;
 using ::testing::HasSubstr;
 
-using Executions = std::vector<FakeExecution>;
+using longhaul::testing::Executions;
 
-class GrpcFrontendTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    ASSERT_OK_AND_ASSIGN(worker_, FakeWorker::Start({}));
-    router_ = std::make_unique<RouterStack>(RouterStack::Options{.workers = {worker_->address()}});
-    ASSERT_TRUE(router_->WaitForGroups(1));
-    Listen({.port = 0});
-  }
-
-  void Listen(GrpcFrontendOptions options) {
-    ASSERT_OK_AND_ASSIGN(frontend_, GrpcFrontend::Start(options, router_->intake(), clock_));
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    // A window that does not grow, so that a client that does not read is noticed soon.
-    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
-    channel_ = grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", frontend_->port()),
-                                         grpc::InsecureChannelCredentials(), arguments);
-    stub_ = v1::Inference::NewStub(channel_);
-  }
-
-  FakeBehavior Saying(const std::string& text) const {
-    FakeBehavior behavior;
-    behavior.script = *router_->model().tokenizer->Encode(text, text::SpecialTokens::kAsText);
-    return behavior;
-  }
-
-  static v1::ChatRequest Chat(const std::string& content) {
-    v1::ChatRequest request;
-    request.set_model("demo");
-    v1::ChatMessage& message = *request.add_messages();
-    message.set_role("user");
-    message.set_content(content);
-    return request;
-  }
-
-  struct Answer {
-    std::vector<v1::GenerateEvent> events;
-    std::string text;
-    grpc::Status status;
-    v1::ErrorDetail detail;
-  };
-  Answer Ask(const v1::ChatRequest& request, absl::Duration timeout = absl::Seconds(10)) {
-    grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-    const auto reader = stub_->Chat(&context, request);
-    Answer answer;
-    v1::GenerateEvent event;
-    while (reader->Read(&event)) {
-      answer.text += event.delta().text();
-      answer.events.push_back(event);
-    }
-    answer.status = reader->Finish();
-    answer.detail = DetailOf(context);
-    return answer;
-  }
-  // Of a call that is over.
-  static v1::ErrorDetail DetailOf(const grpc::ClientContext& context) {
-    v1::ErrorDetail detail;
-    const auto& trailers = context.GetServerTrailingMetadata();
-    const auto trailer = trailers.find(kErrorDetailTrailer);
-    if (trailer != trailers.end()) {
-      EXPECT_TRUE(
-          detail.ParseFromArray(trailer->second.data(), static_cast<int>(trailer->second.size())));
-    }
-    return detail;
-  }
-
-  SystemClock clock_;
-  std::unique_ptr<FakeWorker> worker_;
-  std::unique_ptr<RouterStack> router_;
-  std::unique_ptr<GrpcFrontend> frontend_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::Inference::Stub> stub_;
-};
+using GrpcFrontendTest = longhaul::testing::GrpcTest;
 
 TEST_F(GrpcFrontendTest, ChatStreamsQueuedProgressDeltasFinished) {
   worker_->SetBehavior(Saying("The pass key is 28884."));
@@ -181,11 +94,73 @@ TEST_F(GrpcFrontendTest, ErrorsCarryFieldAndCode) {
 
   v1::ChatRequest unknown = Chat("x");
   unknown.set_model("gpt-17");
-  EXPECT_EQ(Ask(unknown).status.error_code(), grpc::StatusCode::NOT_FOUND);
+  const Answer missing = Ask(unknown);
+  EXPECT_EQ(missing.status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(missing.detail.field(), "model");
 
   v1::ChatRequest half = Chat("x");
   half.mutable_options()->mutable_stopping()->set_max_tokens(0xffffffff);
   EXPECT_EQ(Ask(half).detail.field(), "max_tokens");
+}
+
+TEST_F(GrpcFrontendTest, APartOfAChatIsNamed) {
+  v1::ChatRequest tools = Chat("x");
+  tools.add_tools()->set_function_json("{}");
+  tools.add_tools()->set_function_json("{]");
+  const Answer bad_tool = Ask(tools);
+  EXPECT_EQ(bad_tool.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(bad_tool.detail.field(), "tools[1]");
+
+  v1::ChatRequest calls = Chat("x");
+  v1::ChatMessage& message = *calls.add_messages();
+  message.set_role("assistant");
+  message.add_tool_calls()->mutable_function()->set_arguments_json("nothing");
+  EXPECT_EQ(Ask(calls).detail.field(), "messages[1].tool_calls[0]");
+
+  message.set_role("king");
+  EXPECT_EQ(Ask(calls).detail.field(), "messages[1].role");
+  EXPECT_EQ(Ask(v1::ChatRequest()).detail.field(), "model");
+}
+
+TEST_F(GrpcFrontendTest, ACompletionWithoutAPromptIsToldSo) {
+  v1::CompleteRequest request;
+  request.set_model("demo");
+  grpc::ClientContext context;
+  const auto reader = stub_->Complete(&context, request);
+  v1::GenerateEvent event;
+  EXPECT_FALSE(reader->Read(&event));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "neither prompt nor prompt_ids is given, one is needed");
+  EXPECT_EQ(DetailOf(context).field(), "prompt");
+}
+
+TEST_F(GrpcFrontendTest, BytesThatAreNoMessageAreInvalidInEveryMethod) {
+  for (const char* method :
+       {"Chat", "Complete", "Tokenize", "Detokenize", "ListModels", "GetModel"}) {
+    std::string response;
+    const grpc::Status status = CallRaw(absl::StrCat("/longhaul.v1.Inference/", method),
+                                        std::string(100, '\xff'), &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << method;
+    EXPECT_THAT(status.error_message(), HasSubstr("malformed at byte 0")) << method;
+  }
+  // The connection is as good as before.
+  EXPECT_TRUE(Ask(Chat("x")).status.ok());
+}
+
+TEST_F(GrpcFrontendTest, TextThatIsNoUtf8IsNamed) {
+  v1::ChatRequest request = Chat("first");
+  v1::ChatMessage& message = *request.add_messages();
+  message.set_role("user");
+  message.set_content("a sentence that X ends");
+  std::string bytes = request.SerializeAsString();
+  bytes[bytes.find('X')] = '\xff';
+  std::string response;
+  v1::ErrorDetail detail;
+  const grpc::Status status = CallRaw("/longhaul.v1.Inference/Chat", bytes, &response, &detail);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "messages[1].content is not valid UTF-8 at byte 16");
+  EXPECT_EQ(detail.field(), "messages[1].content");
 }
 
 TEST_F(GrpcFrontendTest, AFiveMegabytePromptIsAccepted) {
@@ -220,12 +195,12 @@ TEST_F(GrpcFrontendTest, TheDeadlineOfTheCallIsTheRequests) {
   const Answer answer = Ask(Chat("x"), absl::Milliseconds(300));
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(worker_->WaitFor([](const Executions& e) { return e.at(0).cancelled; }));
-  EXPECT_LE(worker_->executions().at(0).deadline_seconds.value_or(99), 0.3);
+  // gRPC's clients round it up.
+  EXPECT_LE(worker_->executions().at(0).deadline_seconds.value_or(99), 0.32);
 }
 
 TEST_F(GrpcFrontendTest, AReaderThatAcceptsNothingIsCancelled) {
-  frontend_.reset();
-  Listen({.port = 0, .slow_reader = absl::Milliseconds(300)});
+  Listen({.slow_reader = absl::Milliseconds(300)});
   FakeBehavior flood;
   flood.script.assign(100'000, 20);
   flood.tokens_per_event = 100;
@@ -346,9 +321,45 @@ TEST_F(GrpcFrontendTest, ListsItsModel) {
     ASSERT_TRUE(stub_->GetModel(&context, request, &model).ok());
   }
   EXPECT_EQ(model.max_model_len(), 1'048'576u);
-  request.set_model("gpt-17");
+  for (const std::string& name : {std::string("gpt-17"), std::string(1'000'000, 'm')}) {
+    request.set_model(name);
+    grpc::ClientContext context;
+    const grpc::Status status = stub_->GetModel(&context, request, &model);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+    EXPECT_THAT(status.error_message(), HasSubstr("this router serves 'demo'"));
+    EXPECT_LT(status.error_message().size(), 400u);
+    EXPECT_EQ(DetailOf(context).field(), "model");
+  }
+}
+
+TEST_F(GrpcFrontendTest, ReflectionTellsTheService) {
+  // ServerReflectionRequest{list_services: ""}; the stream ends with the client's half-close.
+  grpc::GenericStub stub(channel_);
   grpc::ClientContext context;
-  EXPECT_EQ(stub_->GetModel(&context, request, &model).error_code(), grpc::StatusCode::NOT_FOUND);
+  context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(10)));
+  grpc::CompletionQueue queue;
+  const auto step = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  const auto call = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  call->StartCall(nullptr);
+  ASSERT_TRUE(step());
+  const grpc::Slice slice(std::string("\x3a\x00", 2));
+  call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+  ASSERT_TRUE(step());
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  ASSERT_TRUE(step());
+  grpc::Slice whole;
+  ASSERT_TRUE(answer.DumpToSingleSlice(&whole).ok());
+  EXPECT_THAT(std::string(whole.begin(), whole.end()), HasSubstr("longhaul.v1.Inference"));
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  step();
 }
 
 TEST_F(GrpcFrontendTest, ATakenPortIsNamed) {
@@ -358,26 +369,6 @@ TEST_F(GrpcFrontendTest, ATakenPortIsNamed) {
                           HasSubstr(absl::StrCat("127.0.0.1:", frontend_->port()))));
 }
 
-// One RPC with raw bytes: health and reflection have no generated code here.
-grpc::Status CallRaw(const std::shared_ptr<grpc::Channel>& channel, const char* method,
-                     const std::string& request, std::string* response) {
-  grpc::GenericStub stub(channel);
-  grpc::ClientContext context;
-  const grpc::Slice slice(request);
-  const grpc::ByteBuffer in(&slice, 1);
-  grpc::ByteBuffer out;
-  std::promise<grpc::Status> done;
-  stub.UnaryCall(&context, method, {}, &in, &out,
-                 [&done](grpc::Status status) { done.set_value(std::move(status)); });
-  const grpc::Status status = done.get_future().get();
-  std::vector<grpc::Slice> slices;
-  if (status.ok()) out.Dump(&slices);
-  for (const grpc::Slice& part : slices) {
-    response->append(reinterpret_cast<const char*>(part.begin()), part.size());
-  }
-  return status;
-}
-
 TEST_F(GrpcFrontendTest, HealthFollowsReadinessAndShutdown) {
   const std::string service = "longhaul.v1.Inference";
   const std::string request =
@@ -385,7 +376,7 @@ TEST_F(GrpcFrontendTest, HealthFollowsReadinessAndShutdown) {
                    service);  // HealthCheckRequest{service}
   const auto health = [&](const std::string& bytes) {
     std::string response;
-    const grpc::Status status = CallRaw(channel_, "/grpc.health.v1.Health/Check", bytes, &response);
+    const grpc::Status status = CallRaw("/grpc.health.v1.Health/Check", bytes, &response);
     EXPECT_TRUE(status.ok()) << status.error_message();
     return response.size() == 2 ? static_cast<int>(response[1]) : 0;  // field 1, the enum
   };
