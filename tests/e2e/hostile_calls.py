@@ -116,8 +116,10 @@ def calls(stubs):
     for name in ("", "other", "m" * 10_000, "m" * MIB):
         for method, kind in {"Chat": pb.ChatRequest, "Complete": pb.CompleteRequest, "GetModel": pb.GetModelRequest,
                              "Tokenize": pb.TokenizeRequest, "Detokenize": pb.DetokenizeRequest}.items():
-            add(f"{method} of model {name[:8]!r}, {len(name)} bytes", method, kind(model=name),
-                grpc.StatusCode.NOT_FOUND, "model")
+            # A request without a prompt may be refused for that.
+            codes = (grpc.StatusCode.NOT_FOUND, INVALID) if method == "Complete" else grpc.StatusCode.NOT_FOUND
+            words = () if method == "Complete" else ("model",)
+            add(f"{method} of model {name[:8]!r}, {len(name)} bytes", method, kind(model=name), codes, *words)
 
     # Bytes that are no message, or none that is wanted.
     text = b"caf\xc3\x28"
@@ -131,8 +133,8 @@ def calls(stubs):
     exhausted = grpc.StatusCode.RESOURCE_EXHAUSTED
     add("a message over the limit", "Tokenize", pb.TokenizeRequest(model=MODEL, text=" " * MAX_BODY_BYTES),
         exhausted, str(MAX_BODY_BYTES))
-    add("a gzip bomb", "Tokenize", pb.TokenizeRequest(model=MODEL, text=" " * (128 * MIB)), exhausted,
-        compression=grpc.Compression.Gzip)
+    add("a gzip bomb", "Tokenize", pb.TokenizeRequest(model=MODEL, text=" " * (128 * MIB)),
+        grpc.StatusCode.UNIMPLEMENTED, "gzip", compression=grpc.Compression.Gzip)
     add("an unknown method", "Nothing", b"", grpc.StatusCode.UNIMPLEMENTED)
     add("an unknown service", "/x.Y/Z", b"", grpc.StatusCode.UNIMPLEMENTED)
     add("metadata of 1 MiB", "GetModel", pb.GetModelRequest(model=MODEL), exhausted,
