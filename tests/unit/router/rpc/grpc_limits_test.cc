@@ -45,6 +45,16 @@ TEST_F(GrpcLimitsTest, AMessageOfTheLimitIsTakenAndOneByteMoreIsNot) {
   EXPECT_THAT(status.error_message(), HasSubstr(std::to_string(kLimit)));
 }
 
+TEST_F(GrpcLimitsTest, ACompressedMessageIsRefused) {
+  for (const auto algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
+    v1::TokenizeResponse response;
+    grpc::ClientContext context;
+    context.set_compression_algorithm(algorithm);
+    EXPECT_EQ(stub_->Tokenize(&context, TokenizeOfSize(100'000), &response).error_code(),
+              grpc::StatusCode::UNIMPLEMENTED);
+  }
+}
+
 TEST_F(GrpcLimitsTest, ACallAboveTheStreamsOfAConnectionWaitsAtTheClient) {
   Listen({.max_concurrent_streams = 2});
   FakeBehavior hanging;
