@@ -1,0 +1,140 @@
+#include "common/planning/gpu_prefill_costs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/types.h"
+
+namespace longhaul::planning {
+namespace {
+
+constexpr double kTera = 1e12;
+constexpr int64_t kBytes = 2;           // of a bf16 value
+constexpr int64_t kTermsBlocks = 1024;  // chunks of up to 262,144 tokens are looked up
+
+}  // namespace
+
+absl::StatusOr<std::vector<int>> EvenLayerSplit(int num_layers, int num_stages) {
+  if (num_stages < 1 || num_stages > num_layers) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot split ", num_layers, " layers into ",
+                                                   num_stages, " stages: each needs one"));
+  }
+  std::vector<int> layers(static_cast<size_t>(num_stages), num_layers / num_stages);
+  for (int i = 0; i < num_layers % num_stages; ++i) ++layers[static_cast<size_t>(i)];
+  return layers;
+}
+
+GpuPrefillCosts::GpuPrefillCosts(const ModelConfig& model, const GpuCosts& gpu,
+                                 std::vector<int> layers, double max_step_seconds)
+    : model_(model), gpu_(gpu), layers_(std::move(layers)), max_step_seconds_(max_step_seconds) {
+  CHECK(std::accumulate(layers_.begin(), layers_.end(), 0) == model.num_layers &&
+        std::all_of(layers_.begin(), layers_.end(), [](int n) { return n > 0; }));
+  CHECK(max_step_seconds > 0) << "max_step_seconds=" << max_step_seconds;
+  by_blocks_.reserve(kTermsBlocks + 1);
+  by_blocks_.emplace_back();
+  for (int64_t blocks = 1; blocks <= kTermsBlocks; ++blocks) {
+    by_blocks_.push_back(TermsOf(blocks * kKvBlockTokens));
+  }
+}
+
+double GpuPrefillCosts::ProductSeconds(int64_t rows, int64_t inner, int64_t outer) const {
+  const double weights = static_cast<double>(inner) * static_cast<double>(outer);
+  const double rate =
+      gpu_.gemm_tflops * kTera * gpu_.gemm_share_by_rows.At(static_cast<double>(rows));
+  const double computing = 2 * static_cast<double>(rows) * weights / rate;
+  return std::max(computing, weights * kBytes / gpu_.memory_bytes_per_second);
+}
+
+GpuPrefillCosts::LengthTerms GpuPrefillCosts::TermsOf(int64_t count) const {
+  const int64_t hidden = model_.hidden_size;
+  const int64_t query = static_cast<int64_t>(model_.num_heads) * model_.head_dim;
+  const int64_t key_value = 2 * static_cast<int64_t>(model_.num_kv_heads) * model_.head_dim;
+  const int64_t intermediate = model_.intermediate_size;
+  const double rows = static_cast<double>(count);
+
+  LengthTerms terms;
+  terms.seconds =
+      ProductSeconds(count, hidden, query + key_value) + ProductSeconds(count, query, hidden);
+  for (int64_t done = 0; done < count; done += gpu_.mlp_tile_rows) {
+    const int64_t tile = std::min(gpu_.mlp_tile_rows, count - done);
+    terms.seconds +=
+        ProductSeconds(tile, hidden, 2 * intermediate) + ProductSeconds(tile, intermediate, hidden);
+  }
+  // Two norms with their residual read and write the hidden state twice each; RoPE reads and writes
+  // queries, keys and values; SiLU reads two halves and writes one.
+  const int64_t elementwise = 8 * hidden + 2 * (query + key_value) + 3 * intermediate;
+  terms.seconds += rows * static_cast<double>(elementwise * kBytes) / gpu_.memory_bytes_per_second;
+  terms.flops_per_key = 4 * static_cast<double>(query) * rows;
+  terms.seconds += terms.flops_per_key * rows / 2 / (gpu_.causal_tflops_by_rows.At(rows) * kTera);
+  const int64_t tile = gpu_.attention_tile_rows;
+  const int64_t row_tiles = (count + tile - 1) / tile;
+  terms.tiles = static_cast<double>(row_tiles * model_.num_heads);
+  terms.tile_fill = rows / static_cast<double>(row_tiles * tile);
+  // A row's values and its log-sum-exp in fp32, written and read.
+  terms.seconds_per_range =
+      rows * static_cast<double>((query + model_.num_heads) * 4 * 2) / gpu_.memory_bytes_per_second;
+  return terms;
+}
+
+double GpuPrefillCosts::HistorySeconds(const LengthTerms& terms, int64_t history) const {
+  if (history == 0) return 0;
+  const double keys = static_cast<double>(history);
+  double work = terms.tiles;  // pieces of it, in whole ranges
+  double partial_results = 0;
+  if (history > gpu_.attention_range_keys && gpu_.attention_range_keys > 0) {
+    const double range = static_cast<double>(gpu_.attention_range_keys);
+    work *= keys / range;
+    partial_results = std::ceil(keys / range) * terms.seconds_per_range;
+  }
+  const double slots = static_cast<double>(gpu_.multiprocessors);
+  const double share =
+      gpu_.attention_share_by_wave_fill.At(work / (std::ceil(work / slots) * slots));
+  const double rate =
+      gpu_.attention_tflops_by_keys.At(std::log(keys)) * kTera * share * terms.tile_fill;
+  const double key_value = 2.0 * model_.num_kv_heads * model_.head_dim;
+  // However few the rows, the keys and values are read.
+  return std::max(keys * terms.flops_per_key / rate,
+                  keys * key_value * kBytes / gpu_.memory_bytes_per_second) +
+         partial_results;
+}
+
+double GpuPrefillCosts::LayerSeconds(const Chunk& chunk) const {
+  const bool known =
+      chunk.count % kKvBlockTokens == 0 && chunk.count <= kTermsBlocks * kKvBlockTokens;
+  if (!known) {
+    const LengthTerms terms = TermsOf(chunk.count);
+    return terms.seconds + HistorySeconds(terms, chunk.begin);
+  }
+  const LengthTerms& terms = by_blocks_[static_cast<size_t>(chunk.count / kKvBlockTokens)];
+  return terms.seconds + HistorySeconds(terms, chunk.begin);
+}
+
+double GpuPrefillCosts::StageSeconds(int stage, const Chunk& chunk, bool last) const {
+  const int layers = layers_[static_cast<size_t>(stage)];
+  const double layer = LayerSeconds(chunk);
+  const double overhead = gpu_.step_overhead_seconds;
+  double head = 0;
+  if (last && stage + 1 == num_stages()) {
+    head = static_cast<double>(kBytes) * model_.vocab_size * model_.hidden_size /
+           gpu_.memory_bytes_per_second;
+  }
+  int units = 1;
+  if (overhead + layers * layer > max_step_seconds_) {
+    const int layers_a_unit = static_cast<int>((max_step_seconds_ - overhead) / layer);
+    if (layers_a_unit < 1) return std::numeric_limits<double>::infinity();
+    units = (layers + layers_a_unit - 1) / layers_a_unit;
+  }
+  return units * overhead + layers * layer + head;
+}
+
+double GpuPrefillCosts::SendSeconds(const Chunk& chunk) const {
+  return static_cast<double>(chunk.count * model_.hidden_size * kBytes) /
+         gpu_.link_bytes_per_second;
+}
+
+}  // namespace longhaul::planning
