@@ -29,7 +29,8 @@ absl::Status AdmissionQueue::Admit(const std::vector<WaitingExecution>& executio
                                    const ServiceRate& rate, absl::Time now) {
   CHECK(!executions.empty()) << "a request has at least one execution";
   const WaitingExecution& first = executions.front();
-  const std::optional<double> wait = PredictedWaitSeconds(first.priority, rate);
+  const std::optional<double> wait =
+      PredictedWaitSeconds(first.priority, first.predicted_seconds, rate);
   if (entries_.size() + executions.size() > capacity_) {
     return WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat(
                               "the queue holds ", entries_.size(), " executions, request has ",
@@ -96,14 +97,17 @@ size_t AdmissionQueue::NumAhead(int32_t priority) const {
                     [priority](const auto& e) { return e.second.priority >= priority; }));
 }
 
-std::optional<double> AdmissionQueue::PredictedWaitSeconds(int32_t priority,
+std::optional<double> AdmissionQueue::PredictedWaitSeconds(int32_t priority, double own_seconds,
                                                            const ServiceRate& rate) const {
   if (rate.num_groups == 0) return std::nullopt;
   double ahead_seconds = 0;
   for (const auto& [key, execution] : entries_) {
-    if (execution.priority >= priority) ahead_seconds += execution.predicted_seconds;
+    if (execution.priority < priority) continue;
+    // A longer one shares its steps (Group::WaitSeconds); a prefill of unknown time waits for all.
+    ahead_seconds += own_seconds > 0 ? std::min(execution.predicted_seconds, own_seconds)
+                                     : execution.predicted_seconds;
   }
-  return rate.least_backlog_seconds + ahead_seconds / rate.num_groups;
+  return rate.least_wait_seconds + ahead_seconds / rate.num_groups;
 }
 
 void AdmissionQueue::Insert(const WaitingExecution& execution) {

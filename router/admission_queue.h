@@ -60,8 +60,10 @@ class AdmissionQueue {
   // Executions that would be taken before one of this priority that arrives now.
   size_t NumAhead(int32_t priority) const;
 
-  // Predicted seconds until an execution of this priority starts; absent without a rate.
-  std::optional<double> PredictedWaitSeconds(int32_t priority, const ServiceRate& rate) const;
+  // Predicted seconds until an execution of this priority and prefill has had its turn; absent
+  // without a rate.
+  std::optional<double> PredictedWaitSeconds(int32_t priority, double own_seconds,
+                                             const ServiceRate& rate) const;
 
   size_t size() const { return entries_.size(); }
 

@@ -51,6 +51,16 @@ struct Group {
   bool IsLong(int32_t prompt_tokens) const {
     return limits.long_prompt_tokens > 0 && prompt_tokens >= limits.long_prompt_tokens;
   }
+  // Requests that it has or is about to have.
+  int32_t num_requests() const {
+    return load.running_requests + load.waiting_requests + charge.requests;
+  }
+  double backlog_seconds() const { return load.queued_seconds + charge.seconds; }
+  // Seconds until a prefill of `own` seconds (0 = unknown) has had its turn, at most: shorter ones
+  // go first, and a longer one gets as much time as it while both run.
+  double WaitSeconds(double own) const {
+    return own > 0 ? std::min(backlog_seconds(), num_requests() * own) : backlog_seconds();
+  }
   // Seconds of prefill, once it runs; 0 while the group has no prediction.
   double PrefillSeconds(int32_t prompt_tokens) const {
     // The leader chooses its chunks itself; their size moves only the small terms c and g.

@@ -149,11 +149,12 @@ void Dispatcher::Handle(PreparedMessage message) {
 
   const absl::Time now = clock_.Now();
   const ClusterView charged = charges_.Apply(*cluster_.view());
-  const ServiceRate rate = RateOf(charged);
-  const int32_t priority = request.request().priority;
   const double predicted_seconds = LeastPrefillSeconds(charged, request.prompt_tokens());
+  const ServiceRate rate = RateOf(charged, predicted_seconds);
+  const int32_t priority = request.request().priority;
   const size_t num_ahead = queue_.NumAhead(priority);
-  const std::optional<double> predicted_wait = queue_.PredictedWaitSeconds(priority, rate);
+  const std::optional<double> predicted_wait =
+      queue_.PredictedWaitSeconds(priority, predicted_seconds, rate);
   std::vector<WaitingExecution> executions;
   for (ChoiceState& choice : request.choices()) {
     choice.waiting.predicted_seconds = predicted_seconds;
@@ -179,6 +180,7 @@ void Dispatcher::Handle(CancelMessage message) {
   if (entry == requests_.end()) return;
   LOG(INFO) << "request=" << message.id.ToString() << " event=cancelled";
   metrics_.RequestFailed(absl::StatusCode::kCancelled);
+  GiveBack(entry->second);
   Forget(entry->second);
 }
 
@@ -315,16 +317,25 @@ void Dispatcher::FinishChoice(LiveRequest& request, ChoiceState& choice, FinishR
   LOG(INFO) << "request=" << request.arrival().id.ToString()
             << " choice=" << choice.waiting.key.choice
             << " event=finished tokens=" << choice.output->num_tokens();
-  // Counted before the client sees the end: who has it may look at the metrics at once.
-  if (request.one_choice_left()) metrics_.RequestFinished(reason);
+  if (request.one_choice_left()) {
+    metrics_.RequestFinished(reason);
+    GiveBack(request);
+  }
   if (request.FinishChoice(choice.waiting.key.choice, reason)) Forget(request);
 }
 
 void Dispatcher::Fail(LiveRequest& request, const absl::Status& status) {
   LOG(INFO) << "request=" << request.arrival().id.ToString() << " event=failed status=" << status;
   metrics_.RequestFailed(status.code());
+  GiveBack(request);
   request.Fail(status);
   Forget(request);
+}
+
+// Before the client sees the end: who has it may look at the metrics, or send the next request.
+void Dispatcher::GiveBack(const LiveRequest& request) {
+  live_requests_.fetch_sub(1);
+  live_prompt_bytes_.fetch_sub(request.arrival().prompt_bytes);
 }
 
 void Dispatcher::Forget(LiveRequest& request) {
@@ -335,8 +346,6 @@ void Dispatcher::Forget(LiveRequest& request) {
     queue_.Remove(choice.waiting.key);
   }
   deadlines_.erase({arrival.deadline, arrival.id});
-  live_requests_.fetch_sub(1);
-  live_prompt_bytes_.fetch_sub(arrival.prompt_bytes);
   requests_.erase(RequestId(arrival.id));
   metrics_.LiveRequests(requests_.size());
   metrics_.QueueDepth(queue_.size());

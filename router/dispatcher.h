@@ -132,6 +132,8 @@ class Dispatcher {
 
   void FinishChoice(LiveRequest& request, ChoiceState& choice, FinishReason reason);
   void Fail(LiveRequest& request, const absl::Status& status);
+  // What the request held of the budgets, once.
+  void GiveBack(const LiveRequest& request);
   // Drops everything that belongs to the request, and the request.
   void Forget(LiveRequest& request);
 

@@ -6,11 +6,6 @@
 namespace longhaul::router {
 namespace {
 
-// Requests that the group has or is about to have.
-int32_t NumRequests(const Group& group) {
-  return group.load.running_requests + group.load.waiting_requests + group.charge.requests;
-}
-
 int64_t FreeKvBlocks(const Group& group) {
   return group.load.free_kv_blocks - group.charge.kv_blocks;
 }
@@ -25,12 +20,12 @@ bool HasRoomNow(const Group& group, const PlacementRequest& request) {
     return false;
   }
   // An idle group frees nothing by waiting: its leader is the better judge of what fits.
-  return NumRequests(group) == 0 || FreeKvBlocks(group) >= KvBlocksFor(request.prompt_tokens);
+  return group.num_requests() == 0 || FreeKvBlocks(group) >= KvBlocksFor(request.prompt_tokens);
 }
 
 double PredictedSeconds(const Group& group, const PlacementRequest& request) {
-  return group.load.queued_seconds + group.charge.seconds +
-         group.PrefillSeconds(request.prompt_tokens);
+  const double own = group.PrefillSeconds(request.prompt_tokens);
+  return group.WaitSeconds(own) + own;
 }
 
 }  // namespace
@@ -41,7 +36,8 @@ Placement Place(const ClusterView& view, const PlacementRequest& request) {
   int32_t num_long_enough = 0;
   const Group* best = nullptr;
   const auto rank = [&request](const Group& group) {
-    return std::tuple(PredictedSeconds(group, request), NumRequests(group), -FreeKvBlocks(group));
+    return std::tuple(PredictedSeconds(group, request), group.backlog_seconds(),
+                      group.num_requests(), -FreeKvBlocks(group));
   };
   const int64_t total_tokens = int64_t{request.prompt_tokens} + request.max_tokens;
   for (size_t i = 0; i < view.groups.size(); ++i) {

@@ -5,13 +5,12 @@
 
 namespace longhaul::router {
 
-ServiceRate RateOf(const ClusterView& charged) {
+ServiceRate RateOf(const ClusterView& charged, double own_seconds) {
   ServiceRate rate;
   for (const Group& group : charged.groups) {
     if (!group.healthy()) continue;
-    const double backlog = group.load.queued_seconds + group.charge.seconds;
-    rate.least_backlog_seconds =
-        rate.num_groups == 0 ? backlog : std::min(rate.least_backlog_seconds, backlog);
+    const double wait = group.WaitSeconds(own_seconds);
+    rate.least_wait_seconds = rate.num_groups == 0 ? wait : std::min(rate.least_wait_seconds, wait);
     ++rate.num_groups;
   }
   return rate;

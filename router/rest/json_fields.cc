@@ -21,8 +21,13 @@ std::string TypeName(element value) {
       return "an array";
     case element_type::OBJECT:
       return "an object";
-    case element_type::STRING:
-      return "a string";
+    case element_type::STRING: {
+      // A prompt in the wrong place is not repeated.
+      constexpr size_t kMaxQuotedBytes = 64;
+      const std::string_view text = value.get_string().value_unsafe();
+      if (text.size() > kMaxQuotedBytes) return absl::StrCat("a string of ", text.size(), " bytes");
+      return absl::StrCat("the string \"", std::string(text), "\"");
+    }
     case element_type::BOOL:
       return value.get_bool().value_unsafe() ? "true" : "false";
     case element_type::NULL_VALUE:

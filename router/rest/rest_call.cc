@@ -158,7 +158,7 @@ void RestCall::OnEvent(Part& part, RestEvent& event) {
                  },
                  [&](const absl::Status& status) {
                    part.ended = true;
-                   Fail(status);
+                   Fail(AtPart(part, status));
                  },
              },
              event);
@@ -174,6 +174,11 @@ ProgressEvent RestCall::TotalProgress() const {
     if (eta.has_value()) total.eta_seconds = std::max(*eta, total.eta_seconds.value_or(0));
   }
   return total;
+}
+
+absl::Status RestCall::AtPart(const Part& part, const absl::Status& status) const {
+  if (parts_.size() == 1 || DetailOf(status).field != "prompt") return status;
+  return AtField(absl::StrCat("prompt[", &part - parts_.data(), "]"), status);
 }
 
 void RestCall::OnFinished(const FinishedEvent& finished) {

@@ -63,6 +63,8 @@ class RestCall : public std::enable_shared_from_this<RestCall> {
   void OnEvents();
   void OnEvent(Part& part, RestEvent& event);
   ProgressEvent TotalProgress() const;
+  // Of several prompts, says which one an error is about.
+  absl::Status AtPart(const Part& part, const absl::Status& status) const;
   void OnFinished(const FinishedEvent& finished);
   void OnAbandoned(const absl::Status& status);
   // Cancels what runs and answers with the error, in the way that the response's state allows.

@@ -128,20 +128,29 @@ TEST_F(AdmissionQueueTest, TakesAllChoicesOfARequestOrNone) {
 }
 
 TEST_F(AdmissionQueueTest, ShedsWhatCannotMeetItsDeadline) {
-  const ServiceRate rate{.num_groups = 2, .least_backlog_seconds = 4};
+  const ServiceRate rate{.num_groups = 2, .least_wait_seconds = 4};
   WaitingExecution ahead = Waiting(1);
   ahead.predicted_seconds = 6;
   Admit(ahead);
-  // Wait 4 + 6 / 2 = 7 s, prefill 2 s.
+  // Wait 4 + 6 / 2 = 7 s, prefill 8 s.
   WaitingExecution execution = Waiting(2);
-  execution.predicted_seconds = 2;
-  execution.deadline = kNow + absl::Seconds(8.5);
+  execution.predicted_seconds = 8;
+  execution.deadline = kNow + absl::Seconds(14.5);
   const absl::Status shed = queue_.Admit({execution}, rate, kNow);
   EXPECT_THAT(shed, StatusIs(absl::StatusCode::kResourceExhausted,
-                             HasSubstr("predicted wait of 7.000 s and prefill of 2.000 s")));
+                             HasSubstr("predicted wait of 7.000 s and prefill of 8.000 s")));
   EXPECT_EQ(DetailOf(shed).retry_after_seconds, 1.0);  // 0.5 s late, but no sooner than a second
-  execution.deadline = kNow + absl::Seconds(9.5);
+  execution.deadline = kNow + absl::Seconds(15.5);
   EXPECT_OK(queue_.Admit({execution}, rate, kNow));
+}
+
+TEST_F(AdmissionQueueTest, AShortOneDoesNotWaitForLongOnes) {
+  WaitingExecution ahead = Waiting(1);
+  ahead.predicted_seconds = 1000;
+  Admit(ahead);
+  EXPECT_EQ(queue_.PredictedWaitSeconds(0, 0.5, {.num_groups = 1}), 0.5);
+  EXPECT_EQ(queue_.PredictedWaitSeconds(0, 5000, {.num_groups = 1}), 1000);
+  EXPECT_EQ(queue_.PredictedWaitSeconds(0, /*unknown*/ 0, {.num_groups = 1}), 1000);
 }
 
 TEST_F(AdmissionQueueTest, APrefillLongerThanTheDeadlineGetsNoRetryHint) {
@@ -158,7 +167,7 @@ TEST_F(AdmissionQueueTest, WithoutGroupsNothingIsPredicted) {
   execution.predicted_seconds = 20;
   execution.deadline = kNow + absl::Seconds(10);
   EXPECT_OK(queue_.Admit({execution}, {.num_groups = 0}, kNow));
-  EXPECT_FALSE(queue_.PredictedWaitSeconds(0, {}).has_value());
+  EXPECT_FALSE(queue_.PredictedWaitSeconds(0, 1, {}).has_value());
 }
 
 TEST_F(AdmissionQueueTest, CountsOnlyWhatWouldGoFirst) {

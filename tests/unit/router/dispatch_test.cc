@@ -62,9 +62,11 @@ class DispatchTest : public ::testing::Test {
     for (const auto& worker : workers_) worker->SetBehavior(Saying(text));
   }
 
-  // Returns when the router knows it.
+  // Returns when the router knows it. The backlog is of short prompts: long ones would be passed.
   void SetBacklog(size_t worker, double seconds) {
-    workers_[worker]->SetLoad({.queued_seconds = seconds, .seconds_per_token = 0.001});
+    const int32_t requests = seconds > 0 ? 100'000 : 0;
+    workers_[worker]->SetLoad(
+        {.running_requests = requests, .queued_seconds = seconds, .seconds_per_token = 0.001});
     const std::string address = workers_[worker]->address();
     CHECK(router_->WaitForView([&](const ClusterView& view) {
       return std::any_of(view.groups.begin(), view.groups.end(), [&](const Group& group) {

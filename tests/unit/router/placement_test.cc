@@ -85,11 +85,23 @@ TEST(Placement, TakesTheGroupThatStartsSoonest) {
 
 TEST(Placement, CountsThatAFasterGroupFinishesThePromptSooner) {
   ClusterView view{{MakeGroup("slow"), MakeGroup("fast")}};
-  view.groups[0].load.cost.b = 0.01;
+  view.groups[0].load.cost.b = 0.002;
   view.groups[1].load.cost.b = 0.001;
   view.groups[1].load.queued_seconds = 5;
-  EXPECT_EQ(Place(view, Request(100)).group, 0u);   // 1 s against 5.1 s
-  EXPECT_EQ(Place(view, Request(1000)).group, 1u);  // 10 s against 6 s
+  view.groups[1].load.running_requests = 3;
+  EXPECT_EQ(Place(view, Request(100)).group, 0u);     // 0.2 s against 3 x 0.1 + 0.1 s
+  EXPECT_EQ(Place(view, Request(10'000)).group, 1u);  // 20 s against 5 + 10 s
+}
+
+TEST(Placement, AShortPromptPassesLongOnesAndGoesWhereFewestAre) {
+  ClusterView view{{MakeGroup("one long"), MakeGroup("short ones")}};
+  for (Group& group : view.groups) group.load.cost.b = 0.001;
+  view.groups[0].load.queued_seconds = 400;
+  view.groups[0].load.running_requests = 1;
+  view.groups[1].load.queued_seconds = 1;
+  view.groups[1].load.running_requests = 10;
+  EXPECT_EQ(Place(view, Request(100)).group, 0u);     // 0.1 s ahead of it against 1 s
+  EXPECT_EQ(Place(view, Request(50'000)).group, 1u);  // 50 s against 1 s
 }
 
 TEST(Placement, BreaksTiesByRequestsThenFreeKv) {

@@ -162,7 +162,7 @@ struct Refusal {
 
 TEST(OpenAiCodec, RefusesWrongTypesAndRangesByName) {
   const Refusal refusals[] = {
-      {R"("temperature":"hot")", "temperature", "must be a number, got a string"},
+      {R"("temperature":"hot")", "temperature", "must be a number, got the string \"hot\""},
       {R"("top_k":1.5)", "top_k", "must be an integer, got 1.5"},
       {R"("top_k":-2)", "top_k", "is -2, limit -1 to"},
       {R"("n":17)", "n", "is 17, limit 1 to 16"},
