@@ -67,6 +67,7 @@ class PathWalker {
       case ',':
         if (!levels_.empty()) {
           levels_.back().index++;
+          levels_.back().key.clear();
           levels_.back().expects_key = levels_.back().is_object;
         }
         break;
