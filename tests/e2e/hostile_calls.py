@@ -1,7 +1,6 @@
 """Bad input for the gRPC side: one table of calls, each with the code that it has to get.
 
-The server is that of hostile_requests.py. What is no message at all never reaches the service:
-gRPC's callback API answers UNIMPLEMENTED for it.
+The server is that of hostile_requests.py.
 """
 
 import dataclasses

@@ -108,7 +108,7 @@ def test_request(address, case):
     check(case, address)
 
 
-def test_calls(channel, stubs):
+def test_calls(cluster, channel, stubs):
     wrong = []
     for call in hostile_calls.calls(stubs):
         try:
