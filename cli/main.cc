@@ -5,6 +5,7 @@
 
 #include "cli/generate.h"
 #include "cli/local_cluster.h"
+#include "cli/plan.h"
 #include "cli/serve.h"
 #include "common/flags.h"
 #include "common/logging.h"
@@ -74,14 +75,30 @@ int Main(int argc, char** argv) {
   ConfigFlags generate_flags;
   generate_flags.AddTo(generate, FieldsOf(generate_config));
 
+  CLI::App& plan = *app.add_subcommand(
+      "plan", "Forecast what a model takes on given cards, from its config.json alone.");
+  AddModel(plan, model);
+  PlanTask plan_task;
+  plan.add_flag("--simulate", plan_task.simulate,
+                "Simulate the prefill of one prompt through the pipeline.");
+  plan.add_flag("--json", plan_task.json, "Print one JSON object.");
+  PlanConfig plan_config;
+  ConfigFlags plan_flags;
+  plan_flags.AddTo(plan, FieldsOf(plan_config));
+
   if (const auto exit_code = ParseCommandLine(app, argc, argv)) return *exit_code;
   const auto failed = [](const absl::Status& status, int exit_code) {
     std::cerr << "longhaul: " << status.message() << "\n";
     return exit_code;
   };
-  absl::Status status = (serve.parsed() ? serve_flags : generate_flags).Resolve();
+  const ConfigFlags& flags =
+      serve.parsed() ? serve_flags : (generate.parsed() ? generate_flags : plan_flags);
+  absl::Status status = flags.Resolve();
   if (status.ok() && model.empty()) {
     status = absl::InvalidArgumentError("MODEL is empty: it is the directory of a model");
+  }
+  if (plan.parsed()) {
+    return status.ok() ? Plan(model, plan_config, plan_task) : failed(status, 2);
   }
   const EngineConfig& engine = serve.parsed() ? serve_config.engine : generate_config.engine;
   if (status.ok()) status = ServedName(model, engine.served_model_name).status();

@@ -16,7 +16,7 @@ page=$(
 
 Every setting is a flag (`--name value`) and a key of the YAML file given with `--config`; a flag overrides the file, the file overrides the default. An unknown key is an error that names the nearest known one. This page is written by `scripts/configuration_doc.sh`.
 END
-  for program in "longhaul serve" "longhaul generate" "longhaul-router" "longhaul-worker leader" "longhaul-worker rank"; do
+  for program in "longhaul serve" "longhaul generate" "longhaul plan" "longhaul-router" "longhaul-worker leader" "longhaul-worker rank"; do
     printf '\n## %s\n\n' "$program"
     # shellcheck disable=SC2086  # program and subcommand
     "$bin"/$program --settings-table

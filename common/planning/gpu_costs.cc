@@ -20,7 +20,7 @@ constexpr double kLargest = 1e18;
 // The fields of one table, each of which must be read once.
 class Table {
  public:
-  explicit Table(YAML::Node root) : root_(std::move(root)) {}
+  explicit Table(const YAML::Node& root) : root_(root) {}
 
   std::string Text(const std::string& key) { return Take(key).as<std::string>(); }
 
@@ -116,9 +116,9 @@ absl::StatusOr<GpuCosts> Read(Table& table) {
 
 absl::StatusOr<GpuCosts> GpuCosts::Parse(std::string_view yaml) {
   try {
-    YAML::Node root = YAML::Load(std::string(yaml));
+    const YAML::Node root = YAML::Load(std::string(yaml));
     if (!root.IsMap()) return absl::InvalidArgumentError("GPU table: must be a mapping");
-    Table table(std::move(root));
+    Table table(root);
     absl::StatusOr<GpuCosts> costs = Read(table);
     RETURN_IF_ERROR(costs.status()) << "GPU table";
     return costs;

@@ -1,0 +1,111 @@
+#include "cli/forecast_report.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace longhaul::cli {
+namespace {
+
+using planning::ChunkPlan;
+
+// 1000000 -> "1,000,000".
+std::string Grouped(int64_t number) {
+  std::string digits = std::to_string(number);
+  for (size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
+  return digits;
+}
+
+// "210 of 2,048 to 32,768 tokens": the rest at the prompt's end counts, but is no size of its own.
+std::string ChunksText(const ChunkPlan& plan) {
+  if (plan.chunks.size() == 1) return "1, the whole prompt";
+  int64_t least = plan.chunks.front().count;
+  int64_t most = least;
+  for (size_t i = 0; i + 1 < plan.chunks.size(); ++i) {
+    least = std::min(least, plan.chunks[i].count);
+    most = std::max(most, plan.chunks[i].count);
+  }
+  if (least == most) return absl::StrCat(plan.chunks.size(), " of ", Grouped(most), " tokens");
+  return absl::StrCat(plan.chunks.size(), " of ", Grouped(least), " to ", Grouped(most), " tokens");
+}
+
+void AppendRow(std::string& text, const char* name, const ChunkPlan& plan,
+               const std::string& efficiency) {
+  absl::StrAppendFormat(&text, "%-18s %9.2f  %10s  %s\n", name, plan.run.ttft_seconds, efficiency,
+                        ChunksText(plan));
+}
+
+}  // namespace
+
+std::string ForecastText(const std::string& model, const PrefillForecast& f) {
+  const size_t num_stages = f.layers.size();
+  std::string text =
+      absl::StrCat(model, ": a prompt of ", Grouped(f.prompt_tokens), " tokens, ", f.attention,
+                   " attention, on ", num_stages, " x ", f.gpu_description, "; simulated\n\n");
+  absl::StrAppendFormat(&text, "%-18s %9s  %10s  %s\n", "", "TTFT, s", "efficiency", "chunks");
+  AppendRow(text, "one card", f.one_stage, "");
+  AppendRow(text, "dynamic chunks", f.dynamic, absl::StrFormat("%.4f", f.Efficiency(f.dynamic)));
+  AppendRow(text, "best fixed chunk", f.best_fixed,
+            absl::StrFormat("%.4f", f.Efficiency(f.best_fixed)));
+  absl::StrAppendFormat(&text, "\n%5s  %6s  %9s  %6s\n", "stage", "layers", "busy, s", "bubble");
+  for (size_t stage = 0; stage < num_stages; ++stage) {
+    const planning::StageUse& use = f.dynamic.run.stages[stage];
+    absl::StrAppendFormat(&text, "%5d  %6d  %9.2f  %5.2f%%\n", stage, f.layers[stage],
+                          use.busy_seconds, 100 * use.bubble);
+  }
+  absl::StrAppendFormat(
+      &text,
+      "\nEfficiency is the time on one card, uninterrupted, / (%d x TTFT). Dynamic chunks lose "
+      "%.2f%%, the best fixed chunk %.2f%%.\n",
+      num_stages, 100 * f.Loss(f.dynamic), 100 * f.Loss(f.best_fixed));
+  if (f.EfficiencyBound() < 1) {
+    absl::StrAppendFormat(&text, "Whole layers bound it at %.4f: the largest stage has %d of %d.\n",
+                          f.EfficiencyBound(), *std::max_element(f.layers.begin(), f.layers.end()),
+                          std::accumulate(f.layers.begin(), f.layers.end(), 0));
+  }
+  absl::StrAppend(&text, "Costs: table ", f.gpu, ", units of ",
+                  f.max_step_ms > 0 ? absl::StrCat("at most ", f.max_step_ms, " ms") : "any time",
+                  ", ", f.plans_in_flight, " plans in flight (docs/planning.md).");
+  return text;
+}
+
+std::string ForecastJson(const std::string& model, const PrefillForecast& f) {
+  const auto sizes_of = [](const ChunkPlan& plan) {
+    std::vector<int64_t> sizes;
+    for (const planning::Chunk& chunk : plan.chunks) sizes.push_back(chunk.count);
+    return sizes;
+  };
+  nlohmann::ordered_json stages = nlohmann::ordered_json::array();
+  for (size_t stage = 0; stage < f.layers.size(); ++stage) {
+    const planning::StageUse& use = f.dynamic.run.stages[stage];
+    stages.push_back(
+        {{"layers", f.layers[stage]}, {"busy_s", use.busy_seconds}, {"bubble", use.bubble}});
+  }
+  const nlohmann::ordered_json json = {
+      {"model", model},
+      {"gpu", f.gpu},
+      {"pipeline_parallel_size", f.layers.size()},
+      {"prompt_tokens", f.prompt_tokens},
+      {"attention", f.attention},
+      {"max_step_ms", f.max_step_ms},
+      {"plans_in_flight", f.plans_in_flight},
+      {"ttft_s", f.dynamic.run.ttft_seconds},
+      {"ttft_best_fixed_s", f.best_fixed.run.ttft_seconds},
+      {"ttft_one_card_s", f.one_stage.run.ttft_seconds},
+      {"efficiency_dynamic", f.Efficiency(f.dynamic)},
+      {"efficiency_best_fixed", f.Efficiency(f.best_fixed)},
+      {"efficiency_bound", f.EfficiencyBound()},
+      {"loss_dynamic", f.Loss(f.dynamic)},
+      {"loss_best_fixed", f.Loss(f.best_fixed)},
+      {"best_fixed_chunk", f.best_fixed.chunks.front().count},
+      {"stages", stages},
+      {"chunks", sizes_of(f.dynamic)},
+  };
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace longhaul::cli

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config.h"
+
+namespace longhaul::cli {
+
+// The settings of `longhaul plan`. Flags carry vLLM's names where the thing is the same.
+struct PlanConfig {
+  std::string gpu = "h100-80g:1";
+  int32_t pipeline_parallel_size = 1;
+  std::string layer_split;
+  int64_t prompt_tokens = 0;
+  std::string attention = "dense";
+  int32_t max_num_batched_tokens = 131072;
+  double max_step_ms = 500;
+  int32_t plans_in_flight = 0;
+  int32_t attention_range_keys = -1;
+};
+
+template <typename V>
+void VisitFields(V&& v, PlanConfig& c) {
+  v("gpu", c.gpu, "Cards of the group, NAME:COUNT: one for each pipeline stage.");
+  v("pipeline-parallel-size", c.pipeline_parallel_size, Bounds{1, 1024},
+    "Pipeline stages that the layers are split into.");
+  v("layer-split", c.layer_split,
+    "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
+  v("prompt-tokens", c.prompt_tokens, Bounds{0, 1 << 24},
+    "Tokens of the prompt; 0 = the model's longest.");
+  v("attention", c.attention, OneOf{{"dense"}}, "Attention of the prefill.");
+  v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{256, 1 << 20},
+    "Tokens of the largest prefill chunk: what activation memory holds.");
+  v("max-step-ms", c.max_step_ms, Bounds{0, 3.6e6},
+    "Longest unit, milliseconds: longer chunks are cut between layers; 0 = any.");
+  v("plans-in-flight", c.plans_in_flight, Bounds{0, 4096},
+    "Chunks that may be on their way through the stages; 0 = one more than stages.");
+  v("attention-range-keys", c.attention_range_keys, Bounds{-1, 1 << 24},
+    "Keys of one partial result of attention; 0 = no partial results, -1 = the card's table.");
+}
+
+// What one call is asked for.
+struct PlanTask {
+  bool simulate = false;
+  bool json = false;
+};
+
+}  // namespace longhaul::cli

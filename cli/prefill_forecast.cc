@@ -1,0 +1,109 @@
+#include "cli/prefill_forecast.h"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/model_config.h"
+#include "common/planning/chunk_search.h"
+#include "common/planning/gpu_costs.h"
+#include "common/planning/gpu_prefill_costs.h"
+#include "common/status_macros.h"
+
+namespace longhaul::cli {
+namespace {
+
+constexpr double kUnbounded = std::numeric_limits<double>::infinity();
+
+absl::StatusOr<std::vector<int>> SplitLayers(const std::string& text, int num_layers,
+                                             int num_stages) {
+  if (text.empty()) {
+    absl::StatusOr<std::vector<int>> layers = planning::EvenLayerSplit(num_layers, num_stages);
+    RETURN_IF_ERROR(layers.status()) << "--pipeline-parallel-size";
+    return layers;
+  }
+  const std::vector<std::string> parts = absl::StrSplit(text, ',');
+  std::vector<int> layers;
+  for (const std::string& part : parts) {
+    int count = 0;
+    if (!absl::SimpleAtoi(part, &count) || count < 1 || count > num_layers) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--layer-split has \"", part, "\", must be numbers of layers from 1 to ", num_layers));
+    }
+    layers.push_back(count);
+  }
+  const int64_t sum = std::accumulate(layers.begin(), layers.end(), int64_t{0});
+  if (static_cast<int>(layers.size()) != num_stages || sum != num_layers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--layer-split has ", layers.size(), " stages with ", sum, " layers, must be ",
+                     num_stages, " (--pipeline-parallel-size) with ", num_layers));
+  }
+  return layers;
+}
+
+}  // namespace
+
+double PrefillForecast::Efficiency(const planning::ChunkPlan& plan) const {
+  return one_stage.run.ttft_seconds / (static_cast<double>(layers.size()) * plan.run.ttft_seconds);
+}
+
+double PrefillForecast::Loss(const planning::ChunkPlan& plan) const {
+  return 1 / Efficiency(plan) - 1;
+}
+
+double PrefillForecast::EfficiencyBound() const {
+  const int sum = std::accumulate(layers.begin(), layers.end(), 0);
+  return static_cast<double>(sum) /
+         (static_cast<double>(layers.size()) * *std::max_element(layers.begin(), layers.end()));
+}
+
+absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_dir,
+                                                      const PlanConfig& config) {
+  ASSIGN_OR_RETURN(const ModelConfig model, ModelConfig::Load(model_dir));
+  ASSIGN_OR_RETURN(planning::GpuSet gpus, planning::GpuSet::Parse(config.gpu));
+  if (gpus.count != config.pipeline_parallel_size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--gpu is ", config.gpu, ", must be one card for each of ",
+                     config.pipeline_parallel_size, " stages (--pipeline-parallel-size)"));
+  }
+  if (config.prompt_tokens > model.max_position_embeddings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--prompt-tokens is ", config.prompt_tokens, ", the model's limit is ",
+                     model.max_position_embeddings, " (max_position_embeddings)"));
+  }
+  if (config.attention_range_keys >= 0) {
+    gpus.costs.attention_range_keys = config.attention_range_keys;
+  }
+
+  PrefillForecast forecast;
+  forecast.gpu = gpus.costs.name;
+  forecast.gpu_description = gpus.costs.description;
+  forecast.attention = config.attention;
+  forecast.prompt_tokens =
+      config.prompt_tokens > 0 ? config.prompt_tokens : model.max_position_embeddings;
+  forecast.max_step_ms = config.max_step_ms;
+  const int num_stages = config.pipeline_parallel_size;
+  forecast.plans_in_flight = config.plans_in_flight > 0 ? config.plans_in_flight : num_stages + 1;
+  ASSIGN_OR_RETURN(forecast.layers, SplitLayers(config.layer_split, model.num_layers, num_stages));
+
+  const planning::CutRules rules = {.max_chunk_tokens = config.max_num_batched_tokens};
+  const planning::GpuPrefillCosts one(model, gpus.costs, {model.num_layers}, kUnbounded);
+  ASSIGN_OR_RETURN(forecast.one_stage,
+                   planning::FastestChunks(one, forecast.prompt_tokens, rules, 1));
+  const double max_step_seconds = config.max_step_ms > 0 ? 1e-3 * config.max_step_ms : kUnbounded;
+  const planning::GpuPrefillCosts costs(model, gpus.costs, forecast.layers, max_step_seconds);
+  absl::StatusOr<planning::ChunkPlan> dynamic =
+      planning::FastestChunks(costs, forecast.prompt_tokens, rules, forecast.plans_in_flight);
+  RETURN_IF_ERROR(dynamic.status())
+      << "with units of at most " << config.max_step_ms << " ms (--max-step-ms)";
+  forecast.dynamic = *std::move(dynamic);
+  ASSIGN_OR_RETURN(
+      forecast.best_fixed,
+      planning::FastestFixedChunks(costs, forecast.prompt_tokens, rules, forecast.plans_in_flight));
+  return forecast;
+}
+
+}  // namespace longhaul::cli

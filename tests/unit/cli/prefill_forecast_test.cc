@@ -1,0 +1,159 @@
+#include "cli/prefill_forecast.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "cli/forecast_report.h"
+#include "cli/plan.h"
+#include "tests/testing/paths.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_dir.h"
+
+namespace longhaul::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The published config.json of the 7B model, as far as a model's shape goes.
+constexpr const char* kConfig7B = R"({
+  "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
+  "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 1010000,
+  "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4,
+  "rms_norm_eps": 1e-05, "rope_theta": 10000000.0, "tie_word_embeddings": false,
+  "vocab_size": 152064,
+  "dual_chunk_attention_config":
+    {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
+})";
+
+class PrefillForecastTest : public ::testing::Test {
+ protected:
+  PrefillForecastTest() { dir_.Write("config.json", kConfig7B); }
+
+  std::string Model() const { return dir_.path(); }
+  std::string ErrorOf(const PlanConfig& config) const {
+    return std::string(PrefillForecast::Make(Model(), config).status().message());
+  }
+
+  testing::TempDir dir_;
+};
+
+PlanConfig OnCards(int num_cards) {
+  PlanConfig config;
+  config.gpu = "h100-80g:" + std::to_string(num_cards);
+  config.pipeline_parallel_size = num_cards;
+  config.prompt_tokens = 1'000'000;
+  return config;
+}
+
+TEST_F(PrefillForecastTest, DynamicChunksReachTheirEfficiencyAndLoseLessThanFixedOnes) {
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(Model(), OnCards(4)));
+  EXPECT_GE(forecast.Efficiency(forecast.dynamic), 0.965);
+  EXPECT_LE(forecast.Loss(forecast.dynamic), 0.75 * forecast.Loss(forecast.best_fixed));
+  EXPECT_EQ(forecast.EfficiencyBound(), 1);
+  int64_t end = 0;
+  for (const planning::Chunk& chunk : forecast.dynamic.chunks) {
+    EXPECT_EQ(chunk.begin, end);
+    end = chunk.end();
+    EXPECT_TRUE(end % 256 == 0 || end == 1'000'000) << end;
+  }
+  EXPECT_EQ(end, 1'000'000);
+  EXPECT_LE(forecast.dynamic.run.longest_stage_seconds, 0.52);
+}
+
+TEST_F(PrefillForecastTest, LayersThatDoNotDivideAreEvenAndBoundIt) {
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(Model(), OnCards(8)));
+  EXPECT_EQ(forecast.layers, (std::vector<int>{4, 4, 4, 4, 3, 3, 3, 3}));
+  EXPECT_EQ(forecast.EfficiencyBound(), 0.875);
+  EXPECT_LT(forecast.Efficiency(forecast.dynamic), 0.875);
+}
+
+TEST_F(PrefillForecastTest, WithoutAPromptItIsTheModelsLongest) {
+  PlanConfig config = OnCards(2);
+  config.prompt_tokens = 0;
+  config.layer_split = "15,13";
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(Model(), config));
+  EXPECT_EQ(forecast.prompt_tokens, 1'010'000);
+  EXPECT_EQ(forecast.layers, (std::vector<int>{15, 13}));
+  EXPECT_EQ(forecast.plans_in_flight, 3);
+}
+
+TEST_F(PrefillForecastTest, OneCardThatNothingInterruptsIsEfficient) {
+  PlanConfig config = OnCards(1);
+  config.max_step_ms = 0;
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(Model(), config));
+  EXPECT_EQ(forecast.Efficiency(forecast.dynamic), 1);
+}
+
+TEST_F(PrefillForecastTest, NamesTheSettingThatIsWrong) {
+  PlanConfig config = OnCards(2);
+  config.gpu = "h100-80g:4";
+  EXPECT_THAT(ErrorOf(config), HasSubstr("--gpu is h100-80g:4, must be one card for each of 2"));
+  config = OnCards(2);
+  config.gpu = "abacus:2";
+  EXPECT_THAT(ErrorOf(config), HasSubstr("there is one for h100-80g"));
+  config = OnCards(2);
+  config.prompt_tokens = 1'010'001;
+  EXPECT_THAT(ErrorOf(config),
+              HasSubstr("--prompt-tokens is 1010001, the model's limit is 1010000"));
+  EXPECT_THAT(ErrorOf(OnCards(29)), HasSubstr("cannot split 28 layers into 29 stages"));
+  for (const char* split :
+       {"14,x", "14,14,", "28", "14,15", "0,28", "-1,29", "2000000000,2000000000"}) {
+    config = OnCards(2);
+    config.layer_split = split;
+    EXPECT_THAT(ErrorOf(config), HasSubstr("--layer-split has")) << split;
+  }
+  config = OnCards(1);
+  config.max_step_ms = 5.5;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("with units of at most 5.5 ms (--max-step-ms)"));
+  EXPECT_THAT(std::string(PrefillForecast::Make("/nowhere", OnCards(1)).status().message()),
+              HasSubstr("/nowhere/config.json"));
+}
+
+TEST_F(PrefillForecastTest, PrintsItsFiguresForPeopleAndForPrograms) {
+  PlanConfig config = OnCards(4);
+  config.prompt_tokens = 100'000;
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(Model(), config));
+  const nlohmann::json json = nlohmann::json::parse(ForecastJson("a \"model\" \xff", forecast));
+  EXPECT_EQ(json["ttft_s"], forecast.dynamic.run.ttft_seconds);
+  EXPECT_EQ(json["efficiency_dynamic"], forecast.Efficiency(forecast.dynamic));
+  EXPECT_EQ(json["efficiency_best_fixed"], forecast.Efficiency(forecast.best_fixed));
+  EXPECT_EQ(json["chunks"].size(), forecast.dynamic.chunks.size());
+  EXPECT_EQ(json["stages"].size(), 4U);
+  EXPECT_EQ(json["stages"][3]["layers"], 7);
+  const std::string text = ForecastText("a model", forecast);
+  EXPECT_THAT(text,
+              HasSubstr("a model: a prompt of 100,000 tokens, dense attention, on 4 x NVIDIA"));
+  EXPECT_THAT(text, HasSubstr("\ndynamic chunks"));
+  EXPECT_THAT(text, ::testing::Not(HasSubstr("Whole layers bound it")));
+}
+
+TEST_F(PrefillForecastTest, TheCommandPrintsOrFails) {
+  PlanConfig config = OnCards(2);
+  config.prompt_tokens = 10'000;
+  ::testing::internal::CaptureStdout();
+  EXPECT_EQ(Plan(Model(), config, {.simulate = true, .json = true}), 0);
+  EXPECT_EQ(nlohmann::json::parse(::testing::internal::GetCapturedStdout())["prompt_tokens"],
+            10'000);
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(Plan(Model(), config, {}), 2);
+  EXPECT_EQ(Plan("/nowhere", config, {.simulate = true}), 2);
+  const std::string errors = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(errors, HasSubstr("--simulate"));
+  EXPECT_THAT(errors, HasSubstr("/nowhere/config.json"));
+}
+
+TEST(PrefillForecast, ThePublished14BReachesItsEfficiencyOnEightCards) {
+  const std::string model = testing::SharedPath("models/qwen2.5-14b-instruct-1m");
+  if (model.empty()) {
+    GTEST_SKIP() << "skipped: LONGHAUL_SHARED has no models/qwen2.5-14b-instruct-1m";
+  }
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(model, OnCards(8)));
+  EXPECT_GE(forecast.Efficiency(forecast.dynamic), 0.94);
+  EXPECT_LE(forecast.Loss(forecast.dynamic), 0.75 * forecast.Loss(forecast.best_fixed));
+}
+
+}  // namespace
+}  // namespace longhaul::cli
