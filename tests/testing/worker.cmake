@@ -25,3 +25,8 @@ longhaul_library(fake_rank
   HEADERS fake_rank.h leader_fixture.h
   SOURCES fake_rank.cc leader_fixture.cc
   DEPS    longhaul::testing longhaul::worker_leader longhaul::proto)
+
+# Ranks of one process, or of several, find each other.
+longhaul_library(rendezvous_testing
+  HEADERS memory_rendezvous.h folder_rendezvous.h
+  DEPS    longhaul::worker_comm_gloo)

@@ -1,9 +1,8 @@
 #pragma once
 
-#include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -36,11 +35,30 @@ class CommunicatorContract : public ::testing::Test {
     return {values.data(), DType::kFloat32, 1, static_cast<int64_t>(values.size())};
   }
 
-  // Different for each rank and element.
+  // Different for each rank, and for neighbouring elements.
   static std::vector<float> Numbers(int rank, size_t count) {
     std::vector<float> numbers(count);
-    std::iota(numbers.begin(), numbers.end(), static_cast<float>(1000 * rank));
+    for (size_t i = 0; i < count; ++i) numbers[i] = Number(rank, i);
     return numbers;
+  }
+  static float Number(int rank, size_t i) {
+    return static_cast<float>(10'000 * rank + static_cast<int>(i % 9973));
+  }
+
+  // None, one, odd ones around what a transport may send in one go, one of several segments.
+  static constexpr size_t kSizes[] = {0, 1, 7, 300, 16'384, 16'385, 100'003};
+  // 64 MiB and an element.
+  static constexpr size_t kLarge = (size_t{64} << 18) + 1;
+
+  // Every rank sums its Numbers with the others'.
+  static void SumNumbers(Communicator& comm, size_t count) {
+    auto values = Numbers(comm.rank(), count);
+    ASSERT_OK(comm.AllReduceSum(View(values), {}));
+    for (size_t i = 0; i < count; ++i) {
+      float sum = 0;
+      for (int rank = 0; rank < comm.size(); ++rank) sum += Number(rank, i);
+      ASSERT_EQ(values[i], sum) << "rank " << comm.rank() << " element " << i << " of " << count;
+    }
   }
 };
 
@@ -101,18 +119,101 @@ TYPED_TEST_P(CommunicatorContract, BroadcastGivesEveryoneTheRootsTensor) {
   }
 }
 
-TYPED_TEST_P(CommunicatorContract, AllReduceGivesEveryoneTheSum) {
-  for (const int size : {1, 2, 4}) {
+TYPED_TEST_P(CommunicatorContract, TensorsOfAnySizePass) {
+  for (const int size : {2, 3, 4}) {
     auto ranks = this->MakeGroup(size);
-    this->OnEveryRank(ranks, [size](Communicator& comm) {
-      auto values = TestFixture::Numbers(comm.rank(), 300);
-      EXPECT_OK(comm.AllReduceSum(TestFixture::View(values), {}));
-      for (size_t i = 0; i < values.size(); ++i) {
-        const float sum = static_cast<float>(500 * size * (size - 1) + size * static_cast<int>(i));
-        EXPECT_EQ(values[i], sum) << "rank " << comm.rank() << " element " << i;
+    this->OnEveryRank(ranks, [](Communicator& comm) {
+      const int last = comm.size() - 1;
+      for (const size_t count : TestFixture::kSizes) {
+        auto values = TestFixture::Numbers(comm.rank(), count);
+        if (comm.rank() == last) {
+          ASSERT_OK(comm.Send(TestFixture::View(values), 0, {}));
+        } else if (comm.rank() == 0) {
+          ASSERT_OK(comm.Recv(TestFixture::View(values), last, {}));
+        }
+        ASSERT_OK(comm.Broadcast(TestFixture::View(values), 0, {}));
+        ASSERT_EQ(values, TestFixture::Numbers(last, count)) << count << " elements";
       }
     });
   }
+}
+
+TYPED_TEST_P(CommunicatorContract, TensorsOfAnyTypePass) {
+  auto ranks = this->MakeGroup(2);
+  this->OnEveryRank(ranks, [](Communicator& comm) {
+    for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+      for (const int64_t rows : {3, 4096}) {
+        std::vector<uint16_t> values(static_cast<size_t>(rows) * 17, 0x3f80);
+        const TensorView view{values.data(), dtype, rows, 17};
+        if (comm.rank() == 0) {
+          for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint16_t>(i);
+          ASSERT_OK(comm.Send(view, 1, {}));
+        } else {
+          ASSERT_OK(comm.Recv(view, 0, {}));
+        }
+        ASSERT_OK(comm.Broadcast(view, 1, {}));
+        for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], static_cast<uint16_t>(i));
+      }
+    }
+  });
+}
+
+TYPED_TEST_P(CommunicatorContract, AllReduceGivesEveryoneTheSum) {
+  for (const int size : {1, 2, 3, 4}) {
+    auto ranks = this->MakeGroup(size);
+    this->OnEveryRank(ranks, [](Communicator& comm) {
+      for (const size_t count : TestFixture::kSizes) TestFixture::SumNumbers(comm, count);
+    });
+  }
+}
+
+TYPED_TEST_P(CommunicatorContract, LargeTensorsPassAndAreSummed) {
+  auto ranks = this->MakeGroup(2);
+  this->OnEveryRank(ranks, [](Communicator& comm) {
+    TestFixture::SumNumbers(comm, TestFixture::kLarge);
+    auto values = TestFixture::Numbers(comm.rank(), TestFixture::kLarge);
+    if (comm.rank() == 0) {
+      ASSERT_OK(comm.Send(TestFixture::View(values), 1, {}));
+    } else {
+      ASSERT_OK(comm.Recv(TestFixture::View(values), 0, {}));
+      ASSERT_TRUE(values == TestFixture::Numbers(0, TestFixture::kLarge));
+    }
+  });
+}
+
+TYPED_TEST_P(CommunicatorContract, SumsFp32Only) {
+  auto ranks = this->MakeGroup(2);
+  this->OnEveryRank(ranks, [](Communicator& comm) {
+    std::vector<uint16_t> values(2);
+    EXPECT_TRUE(
+        absl::IsInvalidArgument(comm.AllReduceSum({values.data(), DType::kBFloat16, 1, 2}, {})));
+    TestFixture::SumNumbers(comm, 2);
+  });
+}
+
+TYPED_TEST_P(CommunicatorContract, BothSidesHearOfTensorsThatDifferAndGoOn) {
+  auto ranks = this->MakeGroup(2);
+  this->OnEveryRank(ranks, [](Communicator& comm) {
+    std::vector<float> values(100'000);
+    const DType fp32 = DType::kFloat32;
+    const auto call = [&](TensorView tensor) {
+      return comm.rank() == 0 ? comm.Send(tensor, 1, {}) : comm.Recv(tensor, 0, {});
+    };
+    for (const int64_t count : {2, 100'000}) {
+      const TensorView longer{values.data(), fp32, 1, count};
+      const TensorView shorter{values.data(), fp32, 1, count - 1};
+      const TensorView other_type{values.data(), DType::kBFloat16, 1, count};
+      EXPECT_TRUE(absl::IsInvalidArgument(call(comm.rank() == 0 ? longer : shorter))) << count;
+      EXPECT_TRUE(absl::IsInvalidArgument(call(comm.rank() == 0 ? shorter : longer))) << count;
+      EXPECT_TRUE(absl::IsInvalidArgument(call(comm.rank() == 0 ? longer : other_type))) << count;
+      EXPECT_TRUE(
+          absl::IsInvalidArgument(comm.AllReduceSum(comm.rank() == 0 ? longer : shorter, {})))
+          << count;
+      EXPECT_OK(comm.Poll());
+      EXPECT_OK(call(longer));
+    }
+    TestFixture::SumNumbers(comm, 5);
+  });
 }
 
 TYPED_TEST_P(CommunicatorContract, AbortUnblocksAPeerAndPoisons) {
@@ -164,8 +265,10 @@ TYPED_TEST_P(CommunicatorContract, RefusesPeersOutsideTheGroup) {
 
 REGISTER_TYPED_TEST_SUITE_P(CommunicatorContract, RanksAreNumbered, ARingPassesItsTensorsOn,
                             MessagesOfAPairKeepTheirOrder, BroadcastGivesEveryoneTheRootsTensor,
-                            AllReduceGivesEveryoneTheSum, AbortUnblocksAPeerAndPoisons,
-                            APeerThatLeftIsUnavailable, AStalledPeerTimesOut,
-                            RefusesPeersOutsideTheGroup);
+                            TensorsOfAnySizePass, TensorsOfAnyTypePass,
+                            AllReduceGivesEveryoneTheSum, LargeTensorsPassAndAreSummed,
+                            SumsFp32Only, BothSidesHearOfTensorsThatDifferAndGoOn,
+                            AbortUnblocksAPeerAndPoisons, APeerThatLeftIsUnavailable,
+                            AStalledPeerTimesOut, RefusesPeersOutsideTheGroup);
 
 }  // namespace longhaul::worker::comm
