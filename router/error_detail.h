@@ -20,8 +20,8 @@ absl::Status InvalidField(std::string_view field, std::string_view message);
 // `status` with the field set.
 absl::Status AtField(std::string_view field, absl::Status status);
 
-// kNotFound about the field "model". A name that is too long for one is not repeated in the message: gRPC's clients drop a
-// status of more than some KiB.
+// kNotFound about the field "model". A name that is too long for one is not repeated in the
+// message: gRPC's clients drop a status of more than some KiB.
 absl::Status UnknownModel(std::string_view name, std::string_view served);
 
 absl::Status WithRetryAfter(absl::Status status, double seconds);
