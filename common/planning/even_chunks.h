@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "common/cost_model.h"
+#include "common/planning/cut_rules.h"
 
 namespace longhaul::planning {
 
@@ -14,5 +15,12 @@ namespace longhaul::planning {
 // M chunks of equal time, with W seconds of work and an overhead o each, have their first token
 // after (M + stages - 1) x (o + W / M) seconds, least at a chunk's o + sqrt(W o / (stages - 1)).
 double EvenChunkSeconds(const CostCoefficients& cost, int num_stages, int64_t begin, int64_t end);
+
+// Tokens of the chunk that begins at `begin` < prompt_tokens, each chunk of the prompt taking
+// EvenChunkSeconds: the nearest whole number of blocks, at least one, at most max_chunk_tokens and
+// the rest of the prompt. Coefficients of zero, which is what an unknown model says, give the most.
+// Dense work only: pieces and segments of `rules` are not looked at.
+int64_t EvenChunkTokens(const CostCoefficients& cost, int num_stages, int64_t begin,
+                        int64_t prompt_tokens, const CutRules& rules);
 
 }  // namespace longhaul::planning

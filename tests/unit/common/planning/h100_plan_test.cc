@@ -1,11 +1,12 @@
 // The real models' shapes on the checked-in H100 table: what a pipeline of them must reach.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <limits>
-#include <string>
+#include <vector>
 
+#include "common/cost_model.h"
 #include "common/planning/chunk_search.h"
+#include "common/planning/even_chunks.h"
 #include "common/planning/gpu_prefill_costs.h"
 
 namespace longhaul::planning {
@@ -77,6 +78,38 @@ TEST(H100Plan, PipelinesReachTheirEfficiency) {
       EXPECT_LE((1 / dynamic - 1) / (1 / fixed - 1), 0.75)
           << c.name << ", longest step " << max_step_seconds << ": " << dynamic << ", " << fixed;
     }
+  }
+}
+
+// The engine has no time for the search, and knows only coefficients fitted to units it has seen.
+TEST(H100Plan, EvenChunksFromFittedCoefficientsReachThemToo) {
+  const struct {
+    const char* name;
+    ModelConfig model;
+    int stages;
+    double least;
+  } cases[] = {
+      {"7B on 2", Qwen7B(), 2, 0.98},
+      {"7B on 4", Qwen7B(), 4, 0.965},
+      {"14B on 8", Qwen14B(), 8, 0.94},
+  };
+  for (const auto& c : cases) {
+    const GpuPrefillCosts costs = CostsOf(c.model, c.stages, kUnbounded);
+    CostModel model;
+    for (int64_t begin = 0; begin < kPrompt; begin += 8192) {
+      for (const int64_t count : {1024, 2048, 4096, 8192}) {
+        UnitShape shape;
+        shape.Add(begin, count);
+        model.Observe(shape, costs.StageSeconds(0, {.begin = begin, .count = count}, false));
+      }
+    }
+    std::vector<Chunk> chunks;
+    for (int64_t begin = 0; begin < kPrompt; begin = chunks.back().end()) {
+      const int64_t count = EvenChunkTokens(model.coefficients(), c.stages, begin, kPrompt, kRules);
+      chunks.push_back({.begin = begin, .count = count});
+    }
+    const double seconds = SimulatePrefill(costs, chunks, c.stages + 1).ttft_seconds;
+    EXPECT_GE(OneStageSeconds(c.model) / (c.stages * seconds), c.least) << c.name;
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 namespace longhaul::worker::leader {
@@ -48,6 +49,48 @@ TEST(ChunkPlanner, AnyPromptIsCoveredWithoutGapsWhateverTheBudgets) {
     }
     ASSERT_EQ(begin, prompt);
   }
+}
+
+// A stage of 7 layers of a 7B model on an H100, about.
+constexpr CostCoefficients kStage = {.c = 5e-3, .g = 0, .b = 4.8e-6, .a = 8.3e-11};
+
+TEST(ChunkPlanner, ForAPipelineChunksTakeEqualTime) {
+  const ChunkPlanner planner(256, /*num_stages=*/4);
+  constexpr int64_t kPrompt = 1'000'000;
+  double least = 1e9;
+  double most = 0;
+  int64_t begin = 0;
+  int64_t first = 0;
+  int64_t last = 0;
+  while (begin < kPrompt) {
+    const int64_t count = planner.NextChunk(begin, kPrompt, 131'072, kStage);
+    ASSERT_GT(count, 0);
+    UnitShape shape;
+    shape.Add(begin, count);
+    begin += count;
+    ASSERT_TRUE(begin == kPrompt || begin % 256 == 0) << "begin=" << begin;
+    if (begin == kPrompt) break;  // the rest
+    least = std::min(least, PredictSeconds(kStage, shape));
+    most = std::max(most, PredictSeconds(kStage, shape));
+    if (first == 0) first = count;
+    last = count;
+  }
+  EXPECT_GT(first, 10 * last);
+  EXPECT_LT(most / least, 1.2);  // a block more or less
+}
+
+TEST(ChunkPlanner, APipelineTakesWhatTheUnitHasLeftIfThatIsLess) {
+  const ChunkPlanner planner(256, /*num_stages=*/4);
+  EXPECT_GT(planner.NextChunk(0, 1'000'000, 131'072, kStage), 8192);
+  EXPECT_EQ(planner.NextChunk(0, 1'000'000, 8192, kStage), 8192);
+  EXPECT_EQ(planner.NextChunk(0, 1'000'000, 300, kStage), 256);
+  EXPECT_EQ(planner.NextChunk(0, 1'000'000, 255, kStage), 0);
+  EXPECT_EQ(planner.NextChunk(999'999, 1'000'000, 1, kStage), 1);
+}
+
+TEST(ChunkPlanner, OneStageOrUnknownCostsTakeTheWholeBudget) {
+  EXPECT_EQ(ChunkPlanner(256, 1).NextChunk(512'000, 1'000'000, 131'072, kStage), 131'072);
+  EXPECT_EQ(ChunkPlanner(256, 4).NextChunk(512'000, 1'000'000, 131'072), 131'072);
 }
 
 }  // namespace
