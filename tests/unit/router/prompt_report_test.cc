@@ -117,30 +117,26 @@ TEST_F(PromptReportTest, WithoutAnOutputTokenThePromptIsToldAllTheSame) {
 }
 
 TEST_F(PromptReportTest, AfterARetryNothingIsToldTwice) {
-  const auto second = *FakeWorker::Start({});
-  RouterStack router({.workers = {worker_->address(), second->address()}});
-  ASSERT_TRUE(router.WaitForGroups(2));
+  // The first is asked first, for the second has a backlog.
   FakeBehavior failing;
   failing.fail_after_prompt_events = 2;
+  worker_->SetBehavior(failing);
   FakeBehavior other;
   other.prompt_logprobs_per_event = 4;
-  // Whichever is asked first fails; the other finishes.
-  worker_->SetBehavior(failing);
-  second->SetBehavior(failing);
+  const auto second =
+      *FakeWorker::Start({.load = {.queued_seconds = 100}, .behavior = std::move(other)});
+  RouterStack router({.workers = {worker_->address(), second->address()}});
+  ASSERT_TRUE(router.WaitForGroups(2));
   GenerateRequest request = Completion();
   request.echo = true;
   request.sampling.prompt_logprobs = 1;
   const auto sink = router.Submit(std::move(request));
-  const auto began = [](const auto& executions) { return !executions.empty(); };
-  while (!began(worker_->executions()) && !began(second->executions())) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  (began(worker_->executions()) ? second : worker_)->SetBehavior(other);
   const RecordedResponse response = sink->WaitForEnd();
   ASSERT_FALSE(response.error) << *response.error;
   EXPECT_EQ(TextOf(response, 0), kPrompt);
   EXPECT_EQ(TokensOf(response, 0).size(), PromptIds().size());
-  EXPECT_EQ(worker_->executions().size() + second->executions().size(), 2u);
+  EXPECT_THAT(worker_->executions(), SizeIs(1));
+  EXPECT_THAT(second->executions(), SizeIs(1));
 }
 
 TEST_F(PromptReportTest, LimitsAreNamed) {
