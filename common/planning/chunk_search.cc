@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/planning/chunk_graph.h"
 #include "common/planning/cut_tuner.h"
+#include "common/status_macros.h"
 
 namespace longhaul::planning {
 namespace {
@@ -88,8 +89,12 @@ absl::StatusOr<ChunkPlan> FastestChunks(const PrefillCosts& costs, int64_t promp
   }
   ChunkPlan best = candidates.TakeBest();
   if (best.chunks.empty()) return CannotCut(prompt_tokens, rules);
-  if (graph.equal_stages()) return best;
-  return CutTuner(costs, prompt_tokens, rules, plans_in_flight, std::move(best)).Tune();
+  if (costs.num_stages() == 1) return best;
+  best = CutTuner(costs, prompt_tokens, rules, plans_in_flight, std::move(best)).Tune();
+  // Few plans in flight make stages wait for each other where lengths vary: equal ones may win.
+  ASSIGN_OR_RETURN(ChunkPlan fixed,
+                   FastestFixedChunks(costs, prompt_tokens, rules, plans_in_flight));
+  return fixed.run.ttft_seconds < best.run.ttft_seconds ? fixed : best;
 }
 
 absl::StatusOr<ChunkPlan> FastestFixedChunks(const PrefillCosts& costs, int64_t prompt_tokens,

@@ -11,7 +11,7 @@
 namespace longhaul::planning {
 
 // Moves, adds and drops single cuts of a plan for as long as the simulation gets quicker by it, or
-// until it has visited 4 million chunks and stages (about 0.3 s). One use; thread-compatible.
+// until it has visited 4 million chunks and stages (about 0.2 s). One use; thread-compatible.
 class CutTuner {
  public:
   // `costs` is borrowed. `plan` keeps the rules and has been simulated.

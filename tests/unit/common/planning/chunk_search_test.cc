@@ -132,6 +132,8 @@ TEST(FastestChunks, NeverLosesToFixedChunksAndShrinksWithTheHistory) {
     const ChunkPlan fixed = FastestFixedChunks(costs, 300'000, rules, stages + 1).value();
     EXPECT_LE(best.run.ttft_seconds, fixed.run.ttft_seconds);
     if (stages == 1) continue;
+    const double best_of_few = FastestChunks(costs, 300'000, rules, 2)->run.ttft_seconds;
+    EXPECT_LE(best_of_few, FastestFixedChunks(costs, 300'000, rules, 2)->run.ttft_seconds);
     EXPECT_LT(best.run.ttft_seconds, 0.999 * fixed.run.ttft_seconds) << "stages=" << stages;
     EXPECT_GT(best.chunks.front().count, 2 * best.chunks[best.chunks.size() - 2].count);
   }
