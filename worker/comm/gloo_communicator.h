@@ -20,8 +20,10 @@ namespace longhaul::worker::comm {
 //
 // Sums are taken in rank order for every element, whatever its place and the size of the tensor:
 // the bits are those of LocalCommunicator on every rank, and a row's sum does not depend on the
-// rows beside it. Gloo's own all-reduce gives all ranks the same bits too, but its order of
-// summation changes with an element's place in the tensor.
+// rows beside it. Gloo's own algorithms (run on 2 to 4 ranks) do not give that: ring and
+// halving-doubling have the same bits on all ranks, but the ring's order changes with an element's
+// place in the tensor and halving-doubling's is not the oracle's; AllreduceRing's bits differ
+// between ranks.
 //
 // The process must ignore SIGPIPE. The connections are neither authenticated nor encrypted: bind to
 // a network that only the group reaches.

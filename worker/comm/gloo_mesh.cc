@@ -5,8 +5,6 @@
 #include <gloo/transport/pair.h>
 #include <gloo/transport/tcp/device.h>
 #include <gloo/transport/unbound_buffer.h>
-#include <netdb.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <chrono>
@@ -19,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "worker/comm/local_address.h"
 
 namespace longhaul::worker::comm {
 namespace {
@@ -34,40 +33,14 @@ milliseconds Milliseconds(absl::Duration duration) {
   return std::clamp(absl::ToChronoMilliseconds(duration), milliseconds(0), kForever);
 }
 
-// The numeric address of `host`: Gloo reads uninitialised memory if it cannot resolve a name.
-absl::StatusOr<std::string> NumericAddress(const std::string& host) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found); error != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot resolve host `", host, "`: ", gai_strerror(error)));
-  }
-  char address[NI_MAXHOST] = "";
-  const int error = getnameinfo(found->ai_addr, found->ai_addrlen, address, sizeof(address),
-                                nullptr, 0, NI_NUMERICHOST);
-  freeaddrinfo(found);
-  if (error != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no address for host `", host, "`: ", gai_strerror(error)));
-  }
-  return std::string(address);
-}
-
+// Gloo leaks, or reads uninitialised memory, where it cannot bind: it is given what it can.
 absl::StatusOr<std::shared_ptr<gloo::transport::Device>> Bind(const GlooMesh::Options& options) {
-  gloo::transport::tcp::attr attributes;
-  attributes.iface = options.interface;
-  if (options.interface.empty()) {
-    ASSIGN_OR_RETURN(attributes.hostname, NumericAddress(options.host));
-  }
+  ASSIGN_OR_RETURN(const std::string address, LocalAddress(options.host, options.interface));
   try {
-    return gloo::transport::tcp::CreateDevice(attributes);
+    return gloo::transport::tcp::CreateDevice(address.c_str());
   } catch (const std::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "cannot bind to ",
-        options.interface.empty() ? absl::StrCat("host `", options.host, "`")
-                                  : absl::StrCat("interface `", options.interface, "`"),
-        ": ", error.what()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("Gloo cannot bind to ", address, ": ", error.what()));
   }
 }
 

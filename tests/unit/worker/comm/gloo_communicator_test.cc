@@ -62,6 +62,7 @@ TEST(GlooCommunicator, SumsHaveTheBitsOfLocalOnEveryRank) {
     Ranks local = MakeLocalGroup(size);
     // Small, on both sides of a message's limit, and across segments.
     for (const size_t count : {1UL, 1000UL, 16'384UL, 16'385UL, 2'100'001UL}) {
+      if (count > 1'000'000 && size != 3) continue;  // once is enough
       std::mt19937 random(seed);
       std::uniform_int_distribution<int> exponent(-20, 20);
       std::uniform_real_distribution<float> mantissa(-1, 1);
@@ -97,7 +98,7 @@ TEST(GlooCommunicator, AnIdleGroupHearsOfAPeerThatLeft) {
 }
 
 TEST(GlooCommunicator, WhatWasSentBeforeLeavingArrives) {
-  for (int i = 0; i < 20; ++i) {
+  for (int i = 0; i < 5; ++i) {
     Ranks ranks = MakeGlooGroup(2, {});
     std::thread sender([&] {
       std::vector<float> values(20'000, 3);
@@ -195,6 +196,8 @@ TEST(GlooCommunicator, RefusesWhatCannotBeBound) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("interface `nope0`")));
   EXPECT_THAT(MakeGlooCommunicator({.rank = 0, .size = 2, .host = "no host"}, store),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("`no host`")));
+  EXPECT_THAT(MakeGlooCommunicator({.rank = 0, .size = 2, .host = "0.0.0.0"}, store),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("`0.0.0.0`")));
   EXPECT_THAT(MakeGlooCommunicator({.rank = 2, .size = 2}, store),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 2 of a group of 2")));
 }
