@@ -39,6 +39,38 @@ void AppendRow(std::string& text, const char* name, const ChunkPlan& plan,
                         ChunksText(plan));
 }
 
+void AppendSharedRow(std::string& text, const std::string& name, const planning::SharedRun& run,
+                     const ChunkPlan& alone) {
+  absl::StrAppendFormat(&text, "%-34s %8.2f %8.2f  %17.2f  %+6.2f%%\n", name,
+                        planning::Percentile(run.short_ttft_seconds, 0.5),
+                        planning::Percentile(run.short_ttft_seconds, 0.99), run.long_ttft_seconds,
+                        100 * (run.long_busy_seconds / alone.run.ttft_seconds - 1));
+}
+
+std::string SharedText(const SharedForecast& shared, const ChunkPlan& alone) {
+  std::string text =
+      absl::StrFormat("\nBeside %g short requests/s (1 to %d tokens in, %d out; %d answered):\n",
+                      shared.load.requests_per_second, shared.load.most_prompt_tokens,
+                      shared.load.output_tokens, shared.guarded.short_ttft_seconds.size());
+  absl::StrAppendFormat(&text, "%-34s %8s %8s  %17s  %7s\n", "TTFT, s", "p50", "p99",
+                        "the long prompt's", "busy");
+  AppendSharedRow(
+      text,
+      absl::StrFormat("units of %g ms, alone %g ms", 1e3 * shared.limits.seconds_beside_others,
+                      1e3 * shared.limits.seconds_alone),
+      shared.guarded, alone);
+  AppendSharedRow(text, "units of whole chunks", shared.unguarded, alone);
+  return text;
+}
+
+nlohmann::ordered_json SharedJson(const planning::SharedRun& run, const ChunkPlan& alone) {
+  return {{"answered", run.short_ttft_seconds.size()},
+          {"ttft_p50_s", planning::Percentile(run.short_ttft_seconds, 0.5)},
+          {"ttft_p99_s", planning::Percentile(run.short_ttft_seconds, 0.99)},
+          {"long_ttft_s", run.long_ttft_seconds},
+          {"long_busy_growth", run.long_busy_seconds / alone.run.ttft_seconds - 1}};
+}
+
 }  // namespace
 
 std::string ForecastText(const std::string& model, const PrefillForecast& f) {
@@ -57,6 +89,7 @@ std::string ForecastText(const std::string& model, const PrefillForecast& f) {
     absl::StrAppendFormat(&text, "%5d  %6d  %9.2f  %5.2f%%\n", stage, f.layers[stage],
                           use.busy_seconds, 100 * use.bubble);
   }
+  if (f.shared) absl::StrAppend(&text, SharedText(*f.shared, f.one_stage));
   absl::StrAppendFormat(
       &text,
       "\nEfficiency is the time on one card, uninterrupted, / (%d x TTFT). Dynamic chunks lose "
@@ -85,7 +118,7 @@ std::string ForecastJson(const std::string& model, const PrefillForecast& f) {
     stages.push_back(
         {{"layers", f.layers[stage]}, {"busy_s", use.busy_seconds}, {"bubble", use.bubble}});
   }
-  const nlohmann::ordered_json json = {
+  nlohmann::ordered_json json = {
       {"model", model},
       {"gpu", f.gpu},
       {"pipeline_parallel_size", f.layers.size()},
@@ -105,6 +138,11 @@ std::string ForecastJson(const std::string& model, const PrefillForecast& f) {
       {"stages", stages},
       {"chunks", sizes_of(f.dynamic)},
   };
+  if (f.shared) {
+    json["short_requests"] = {{"per_second", f.shared->load.requests_per_second},
+                              {"guarded", SharedJson(f.shared->guarded, f.one_stage)},
+                              {"unguarded", SharedJson(f.shared->unguarded, f.one_stage)}};
+  }
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 

@@ -18,6 +18,10 @@ struct PlanConfig {
   double max_step_ms = 500;
   int32_t plans_in_flight = 0;
   int32_t attention_range_keys = -1;
+  double short_requests_per_second = 0;
+  int32_t short_prompt_tokens = 64;
+  int32_t short_output_tokens = 4;
+  double step_target_ms = 200;
 };
 
 template <typename V>
@@ -36,6 +40,14 @@ void VisitFields(V&& v, PlanConfig& c) {
     "Longest unit, milliseconds: longer chunks are cut between layers; 0 = any.");
   v("plans-in-flight", c.plans_in_flight, Bounds{0, 4096},
     "Chunks that may be on their way through the stages; 0 = one more than stages.");
+  v("short-requests-per-second", c.short_requests_per_second, Bounds{0, 1000},
+    "Short requests that come beside the prompt, at random times; one card only.");
+  v("short-prompt-tokens", c.short_prompt_tokens, Bounds{1, 4096},
+    "Tokens of the longest short request's prompt; the least is 1.");
+  v("short-output-tokens", c.short_output_tokens, Bounds{1, 4096},
+    "Tokens that each short request generates.");
+  v("step-target-ms", c.step_target_ms, Bounds{1, 3.6e6},
+    "Longest unit beside short requests, milliseconds.");
   v("attention-range-keys", c.attention_range_keys, Bounds{-1, 1 << 24},
     "Keys of one partial result of attention; 0 = no partial results, -1 = the card's table.");
 }

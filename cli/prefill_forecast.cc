@@ -44,6 +44,40 @@ absl::StatusOr<std::vector<int>> SplitLayers(const std::string& text, int num_la
   return layers;
 }
 
+absl::StatusOr<SharedForecast> ForecastShared(const ModelConfig& model,
+                                              const planning::GpuCosts& gpu,
+                                              const PlanConfig& config,
+                                              const planning::CutRules& rules,
+                                              const PrefillForecast& alone) {
+  if (config.pipeline_parallel_size != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--short-requests-per-second is for one card, --pipeline-parallel-size is ",
+                     config.pipeline_parallel_size));
+  }
+  const double target_seconds = 1e-3 * config.step_target_ms;
+  const double max_seconds = config.max_step_ms > 0 ? 1e-3 * config.max_step_ms : kUnbounded;
+  SharedForecast shared = {
+      .load = {.requests_per_second = config.short_requests_per_second,
+               .most_prompt_tokens = config.short_prompt_tokens,
+               .output_tokens = config.short_output_tokens},
+      .limits = {.seconds_beside_others = target_seconds, .seconds_alone = max_seconds},
+      .guarded = {},
+      .unguarded = {}};
+  // Chunks of which a single layer is within the least limit; the simulation cuts them.
+  const planning::GpuPrefillCosts guarded(model, gpu, {model.num_layers},
+                                          std::min(target_seconds, max_seconds));
+  absl::StatusOr<planning::ChunkPlan> plan =
+      planning::FastestChunks(guarded, alone.prompt_tokens, rules, 1);
+  RETURN_IF_ERROR(plan.status()) << "with units of at most " << config.step_target_ms
+                                 << " ms (--step-target-ms)";
+  const planning::GpuPrefillCosts costs(model, gpu, {model.num_layers}, kUnbounded);
+  shared.guarded =
+      planning::SimulateShortBesideLong(costs, plan->chunks, shared.limits, shared.load);
+  shared.unguarded =
+      planning::SimulateShortBesideLong(costs, alone.one_stage.chunks, {}, shared.load);
+  return shared;
+}
+
 }  // namespace
 
 double PrefillForecast::Efficiency(const planning::ChunkPlan& plan) const {
@@ -103,6 +137,9 @@ absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_d
   ASSIGN_OR_RETURN(
       forecast.best_fixed,
       planning::FastestFixedChunks(costs, forecast.prompt_tokens, rules, forecast.plans_in_flight));
+  if (config.short_requests_per_second > 0) {
+    ASSIGN_OR_RETURN(forecast.shared, ForecastShared(model, gpus.costs, config, rules, forecast));
+  }
   return forecast;
 }
 

@@ -1,14 +1,24 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "cli/plan_config.h"
 #include "common/planning/chunk_plan.h"
+#include "common/planning/short_load.h"
 
 namespace longhaul::cli {
+
+// The prompt beside short requests, with the limits on units and without any.
+struct SharedForecast {
+  planning::ShortLoad load;
+  planning::UnitLimits limits;
+  planning::SharedRun guarded;
+  planning::SharedRun unguarded;
+};
 
 // What one prompt's prefill takes on a group of GPUs, by simulation: with the chunks that are best,
 // with the best fixed chunk, and on one card that nothing interrupts.
@@ -23,6 +33,7 @@ struct PrefillForecast {
   planning::ChunkPlan dynamic;
   planning::ChunkPlan best_fixed;
   planning::ChunkPlan one_stage;
+  std::optional<SharedForecast> shared;  // if short requests were asked for
 
   // Time on one card / (cards x time to first token).
   double Efficiency(const planning::ChunkPlan& plan) const;

@@ -114,15 +114,16 @@ double GpuPrefillCosts::LayerSeconds(const Chunk& chunk) const {
   return terms.seconds + HistorySeconds(terms, chunk.begin);
 }
 
+double GpuPrefillCosts::HeadSeconds() const {
+  return static_cast<double>(kBytes) * model_.vocab_size * model_.hidden_size /
+         gpu_.memory_bytes_per_second;
+}
+
 double GpuPrefillCosts::StageSeconds(int stage, const Chunk& chunk, bool last) const {
   const int layers = layers_[static_cast<size_t>(stage)];
   const double layer = LayerSeconds(chunk);
   const double overhead = gpu_.step_overhead_seconds;
-  double head = 0;
-  if (last && stage + 1 == num_stages()) {
-    head = static_cast<double>(kBytes) * model_.vocab_size * model_.hidden_size /
-           gpu_.memory_bytes_per_second;
-  }
+  const double head = last && stage + 1 == num_stages() ? HeadSeconds() : 0;
   int units = 1;
   if (overhead + layers * layer > max_step_seconds_) {
     const int layers_a_unit = static_cast<int>((max_step_seconds_ - overhead) / layer);

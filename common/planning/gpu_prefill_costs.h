@@ -32,7 +32,10 @@ class GpuPrefillCosts final : public PrefillCosts {
   double StageSeconds(int stage, const Chunk& chunk, bool last) const override;
   double SendSeconds(const Chunk& chunk) const override;
 
-  // One layer, without overhead.
+  int num_layers() const { return model_.num_layers; }
+  // The parts of StageSeconds: of a unit, of the head for one token, of one layer for a chunk.
+  double overhead_seconds() const { return gpu_.step_overhead_seconds; }
+  double HeadSeconds() const;
   double LayerSeconds(const Chunk& chunk) const;
 
  private:

@@ -130,6 +130,27 @@ TEST_F(PrefillForecastTest, PrintsItsFiguresForPeopleAndForPrograms) {
   EXPECT_THAT(text, ::testing::Not(HasSubstr("Whole layers bound it")));
 }
 
+TEST_F(PrefillForecastTest, ShortRequestsBesideThePromptAreForecastWithAndWithoutAGuard) {
+  PlanConfig config = OnCards(1);
+  config.prompt_tokens = 500'000;
+  config.short_requests_per_second = 1;
+  ASSERT_OK_AND_ASSIGN(const PrefillForecast forecast, PrefillForecast::Make(Model(), config));
+  const nlohmann::json json = nlohmann::json::parse(ForecastJson("m", forecast))["short_requests"];
+  EXPECT_GT(json["guarded"]["answered"], 50);
+  EXPECT_LE(json["guarded"]["ttft_p99_s"], 0.55);
+  EXPECT_GT(json["unguarded"]["ttft_p99_s"], 5);
+  EXPECT_GT(json["guarded"]["long_busy_growth"], 0);
+  EXPECT_LT(json["guarded"]["long_busy_growth"], 0.15);
+  EXPECT_THAT(ForecastText("m", forecast), HasSubstr("units of 200 ms, alone 500 ms"));
+
+  config.max_step_ms = 0;
+  config.step_target_ms = 6;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("with units of at most 6 ms (--step-target-ms)"));
+  config = OnCards(2);
+  config.short_requests_per_second = 1;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("--short-requests-per-second is for one card"));
+}
+
 TEST_F(PrefillForecastTest, TheCommandPrintsOrFails) {
   PlanConfig config = OnCards(2);
   config.prompt_tokens = 10'000;
