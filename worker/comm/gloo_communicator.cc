@@ -89,17 +89,11 @@ class GlooCommunicator final : public Communicator {
   GlooCommunicator(std::unique_ptr<GlooMesh> mesh, absl::Duration timeout)
       : mesh_(std::move(mesh)), timeout_(timeout), inboxes_(static_cast<size_t>(mesh_->size())) {
     for (int peer = 0; peer < size(); ++peer) {
-      if (peer != rank()) peers_.push_back(peer);
+      if (peer == rank()) continue;
+      peers_.push_back(peer);
+      AwaitHeader(peer);
+      AwaitVerdict(peer);
     }
-  }
-
-  // Waits for headers and verdicts from now on.
-  absl::Status Open() {
-    for (const int peer : peers_) {
-      RETURN_IF_ERROR(AwaitHeader(peer));
-      RETURN_IF_ERROR(AwaitVerdict(peer));
-    }
-    return absl::OkStatus();
   }
 
   int rank() const override { return mesh_->rank(); }
@@ -167,19 +161,18 @@ class GlooCommunicator final : public Communicator {
 
   Inbox& InboxOf(int peer) { return inboxes_[static_cast<size_t>(peer)]; }
 
-  absl::Status AwaitHeader(int peer) {
+  // Posts a receive. That it cannot be posted is told by the call that needs it: a peer may leave
+  // after its last message, and the call that this message completes is no failure.
+  void AwaitHeader(int peer) {
     Inbox& inbox = InboxOf(peer);
-    ASSIGN_OR_RETURN(
-        inbox.header_transfer,
-        mesh_->PostRecv(peer, Channel::kHeader, inbox.frame.data(), inbox.frame.size()));
-    return absl::OkStatus();
+    inbox.header_transfer =
+        mesh_->PostRecv(peer, Channel::kHeader, inbox.frame.data(), inbox.frame.size());
   }
 
-  absl::Status AwaitVerdict(int peer) {
+  void AwaitVerdict(int peer) {
     Inbox& inbox = InboxOf(peer);
-    ASSIGN_OR_RETURN(inbox.verdict_transfer,
-                     mesh_->PostRecv(peer, Channel::kVerdict, &inbox.verdict, sizeof(Verdict)));
-    return absl::OkStatus();
+    inbox.verdict_transfer =
+        mesh_->PostRecv(peer, Channel::kVerdict, &inbox.verdict, sizeof(Verdict));
   }
 
   // A broken contract after which nobody knows what the next bytes mean.
@@ -205,27 +198,23 @@ class GlooCommunicator final : public Communicator {
     Inbox& inbox = InboxOf(peer);
     RETURN_IF_ERROR(mesh_->Wait(inbox.verdict_transfer, deadline));
     const Verdict verdict = inbox.verdict;
-    RETURN_IF_ERROR(AwaitVerdict(peer));
+    AwaitVerdict(peer);
     return verdict;
   }
 
   absl::Status Answer(int peer, Verdict verdict, absl::Time deadline) {
-    ASSIGN_OR_RETURN(Transfer transfer,
-                     mesh_->PostSend(peer, Channel::kVerdict, &verdict, sizeof(verdict)));
+    Transfer transfer = mesh_->PostSend(peer, Channel::kVerdict, &verdict, sizeof(verdict));
     return mesh_->Wait(transfer, deadline);
   }
 
   // Fills the outgoing frame and posts it to each of `peers`.
-  absl::StatusOr<std::vector<Transfer>> PostFrame(Kind kind, const TensorView& tensor,
-                                                  std::span<const int> peers) {
+  std::vector<Transfer> PostFrame(Kind kind, const TensorView& tensor, std::span<const int> peers) {
     const bool eager = tensor.bytes() <= kEagerBytes;
     outgoing_.Fill(HeaderOf(kind, tensor), eager ? tensor : TensorView{});
     const int64_t bytes = static_cast<int64_t>(sizeof(Header)) + (eager ? tensor.bytes() : 0);
     std::vector<Transfer> transfers;
     for (const int peer : peers) {
-      ASSIGN_OR_RETURN(Transfer transfer,
-                       mesh_->PostSend(peer, Channel::kHeader, outgoing_.data(), bytes));
-      transfers.push_back(std::move(transfer));
+      transfers.push_back(mesh_->PostSend(peer, Channel::kHeader, outgoing_.data(), bytes));
     }
     return transfers;
   }
@@ -233,7 +222,7 @@ class GlooCommunicator final : public Communicator {
   absl::Status SendTensor(const TensorView& src, std::span<const int> peers) {
     const absl::Time deadline = absl::Now() + timeout_;
     const bool eager = src.bytes() <= kEagerBytes;
-    ASSIGN_OR_RETURN(std::vector<Transfer> transfers, PostFrame(Kind::kTensor, src, peers));
+    std::vector<Transfer> transfers = PostFrame(Kind::kTensor, src, peers);
     absl::Status refused;
     std::vector<int> takers;
     for (size_t i = 0; i < peers.size(); ++i) {
@@ -244,8 +233,7 @@ class GlooCommunicator final : public Communicator {
                                                           " bytes to rank ", peers[i],
                                                           ", which receives another size or type"));
       } else if (!eager) {
-        ASSIGN_OR_RETURN(transfers[i],
-                         mesh_->PostSend(peers[i], Channel::kData, src.data, src.bytes()));
+        transfers[i] = mesh_->PostSend(peers[i], Channel::kData, src.data, src.bytes());
         takers.push_back(static_cast<int>(i));
       }
     }
@@ -267,9 +255,9 @@ class GlooCommunicator final : public Communicator {
     }
     Transfer data;
     if (fits && !eager) {  // before the verdict: the bytes then find their place at once
-      ASSIGN_OR_RETURN(data, mesh_->PostRecv(peer, Channel::kData, dst.data, dst.bytes()));
+      data = mesh_->PostRecv(peer, Channel::kData, dst.data, dst.bytes());
     }
-    RETURN_IF_ERROR(AwaitHeader(peer));
+    AwaitHeader(peer);
     if (!fits) {
       RETURN_IF_ERROR(Answer(peer, Verdict::kRefused, deadline));
       return absl::InvalidArgumentError(absl::StrCat("receive of ", dst.bytes(),
@@ -288,7 +276,7 @@ class GlooCommunicator final : public Communicator {
   // differs from its own.
   absl::Status ExchangeSummands(const TensorView& inout, absl::Time deadline) {
     const bool eager = inout.bytes() <= kEagerBytes;
-    ASSIGN_OR_RETURN(std::vector<Transfer> transfers, PostFrame(Kind::kSum, inout, peers_));
+    std::vector<Transfer> transfers = PostFrame(Kind::kSum, inout, peers_);
     absl::Status differs;
     std::vector<const float*> summands(static_cast<size_t>(size()), inout.f32());
     for (const int peer : peers_) {
@@ -301,7 +289,7 @@ class GlooCommunicator final : public Communicator {
           reinterpret_cast<const float*>(InboxOf(peer).frame.payload());
     }
     if (differs.ok() && eager) SumInOrder(summands, inout.size(), inout.f32());
-    for (const int peer : peers_) RETURN_IF_ERROR(AwaitHeader(peer));
+    for (const int peer : peers_) AwaitHeader(peer);
     for (Transfer& transfer : transfers) RETURN_IF_ERROR(mesh_->Wait(transfer, deadline));
     return differs;
   }
@@ -329,16 +317,13 @@ class GlooCommunicator final : public Communicator {
       float* part = scratch_.data() + static_cast<int64_t>(i) * own;
       summands[static_cast<size_t>(peer)] = part;
       if (own > 0) {
-        ASSIGN_OR_RETURN(Transfer in, mesh_->PostRecv(peer, Channel::kPart, part, bytes_of(own)));
-        parts.push_back(std::move(in));
+        parts.push_back(mesh_->PostRecv(peer, Channel::kPart, part, bytes_of(own)));
       }
       const int64_t their_bytes = bytes_of(part_size(peer));
       if (their_bytes > 0) {
         // Into the memory that is sent below: the result exists only once the part has been read.
-        ASSIGN_OR_RETURN(Transfer in, mesh_->PostRecv(peer, Channel::kSum, theirs, their_bytes));
-        results.push_back(std::move(in));
-        ASSIGN_OR_RETURN(Transfer out, mesh_->PostSend(peer, Channel::kPart, theirs, their_bytes));
-        sends.push_back(std::move(out));
+        results.push_back(mesh_->PostRecv(peer, Channel::kSum, theirs, their_bytes));
+        sends.push_back(mesh_->PostSend(peer, Channel::kPart, theirs, their_bytes));
       }
     }
     for (Transfer& part : parts) RETURN_IF_ERROR(mesh_->Wait(part, deadline));
@@ -346,8 +331,7 @@ class GlooCommunicator final : public Communicator {
     SumInOrder(summands, own, sum);
     for (const int peer : peers_) {
       if (own == 0) break;
-      ASSIGN_OR_RETURN(Transfer out, mesh_->PostSend(peer, Channel::kSum, sum, bytes_of(own)));
-      sends.push_back(std::move(out));
+      sends.push_back(mesh_->PostSend(peer, Channel::kSum, sum, bytes_of(own)));
     }
     for (Transfer& result : results) RETURN_IF_ERROR(mesh_->Wait(result, deadline));
     for (Transfer& send : sends) RETURN_IF_ERROR(mesh_->Wait(send, deadline));
@@ -374,9 +358,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeGlooCommunicator(
                                                  .connect_timeout = options.connect_timeout,
                                                  .timeout = options.timeout},
                                                 store));
-  auto communicator = std::make_unique<GlooCommunicator>(std::move(mesh), options.timeout);
-  RETURN_IF_ERROR(communicator->Open());
-  return communicator;
+  return std::make_unique<GlooCommunicator>(std::move(mesh), options.timeout);
 }
 
 }  // namespace longhaul::worker::comm

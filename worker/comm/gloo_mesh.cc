@@ -107,7 +107,7 @@ absl::StatusOr<std::unique_ptr<GlooMesh>> GlooMesh::Connect(const Options& optio
     return absl::UnavailableError(
         absl::StrCat("connecting rank ", options.rank, ": ", error.what()));
   }
-  RETURN_IF_ERROR(mesh->WatchPeers());
+  mesh->WatchPeers();
   return mesh;
 }
 
@@ -144,33 +144,30 @@ absl::Status GlooMesh::ConnectPeers(RendezvousStore& store) {
 
 // Gloo tells only operations that wait for their turn of a broken connection: not one whose bytes
 // already flow, and nobody while none is posted. A receive that never gets a message always hears.
-absl::Status GlooMesh::WatchPeers() {
+void GlooMesh::WatchPeers() {
   for (int peer = 0; peer < size(); ++peer) {
     if (peer == rank()) continue;
     Watch& watch = *watches_.emplace_back(std::make_unique<Watch>());
-    ASSIGN_OR_RETURN(watch.transfer, PostRecv(peer, Channel::kWatch, &watch.never_sent, 1));
+    watch.transfer = PostRecv(peer, Channel::kWatch, &watch.never_sent, 1);
     watch.thread = std::thread([this, peer, &watch] {
       std::string why;
       const Outcome outcome = WaitOnce(watch.transfer, absl::InfiniteDuration(), why);
       if (outcome == Outcome::kFailed) PeerLost(peer, why);
     });
   }
-  return absl::OkStatus();
 }
 
-absl::StatusOr<GlooMesh::Transfer> GlooMesh::PostSend(int peer, Channel channel, const void* data,
-                                                      int64_t bytes) {
+GlooMesh::Transfer GlooMesh::PostSend(int peer, Channel channel, const void* data, int64_t bytes) {
   // Gloo has one type for both directions; it only reads what it sends.
   return Post(peer, channel, const_cast<void*>(data), bytes, /*receives=*/false);
 }
 
-absl::StatusOr<GlooMesh::Transfer> GlooMesh::PostRecv(int peer, Channel channel, void* data,
-                                                      int64_t bytes) {
+GlooMesh::Transfer GlooMesh::PostRecv(int peer, Channel channel, void* data, int64_t bytes) {
   return Post(peer, channel, data, bytes, /*receives=*/true);
 }
 
-absl::StatusOr<GlooMesh::Transfer> GlooMesh::Post(int peer, Channel channel, void* data,
-                                                  int64_t bytes, bool receives) {
+GlooMesh::Transfer GlooMesh::Post(int peer, Channel channel, void* data, int64_t bytes,
+                                  bool receives) {
   CHECK(peer >= 0 && peer < size() && peer != rank() && bytes >= 1)
       << "peer=" << peer << " bytes=" << bytes;
   Transfer transfer;
@@ -184,14 +181,18 @@ absl::StatusOr<GlooMesh::Transfer> GlooMesh::Post(int peer, Channel channel, voi
       transfer.buffer_->send(peer, static_cast<uint64_t>(channel));
     }
   } catch (const std::exception& error) {
-    return Poison(
-        absl::StrCat(receives ? "receive from" : "send to", " rank ", peer, ": ", error.what()));
+    transfer.buffer_.reset();
+    transfer.why_not_posted_ = error.what();
   }
   return transfer;
 }
 
 GlooMesh::Outcome GlooMesh::WaitOnce(Transfer& transfer, absl::Duration timeout,
                                      std::string& why) const {
+  if (transfer.buffer_ == nullptr) {
+    why = transfer.why_not_posted_;
+    return Outcome::kFailed;
+  }
   try {
     const bool done = transfer.receives_ ? transfer.buffer_->waitRecv(Milliseconds(timeout))
                                          : transfer.buffer_->waitSend(Milliseconds(timeout));
@@ -228,6 +229,7 @@ absl::Status GlooMesh::Wait(Transfer& transfer, absl::Time deadline) {
 }
 
 void GlooMesh::Interrupt(Transfer& transfer) const {
+  if (transfer.buffer_ == nullptr) return;
   if (transfer.receives_) {
     transfer.buffer_->abortWaitRecv();
   } else {

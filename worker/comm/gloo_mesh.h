@@ -25,9 +25,9 @@ namespace longhaul::worker::comm {
 //
 // Knows no tensors and no collectives. The only code that touches Gloo, whose exceptions end here.
 // Owned by one thread but for Poll and Abort, which any thread may call. Gloo's own thread moves
-// the bytes; one thread a peer waits for its connection to break. Every error is kUnavailable and
-// poisons the mesh: all connections are closed, so that the peers hear of it, and every later call
-// returns the first error.
+// the bytes; one thread a peer waits for its connection to break. Every error of Wait and Poll is
+// kUnavailable and poisons the mesh: all connections are closed, so that the peers hear of it, and
+// every later call returns the first error.
 //
 // Connections are neither authenticated nor encrypted, and Gloo ends the process on bytes that are
 // not its own: bind to a network that only the group reaches.
@@ -57,7 +57,8 @@ class GlooMesh {
 
    private:
     friend class GlooMesh;
-    std::unique_ptr<gloo::transport::UnboundBuffer> buffer_;
+    std::unique_ptr<gloo::transport::UnboundBuffer> buffer_;  // null: not posted
+    std::string why_not_posted_;
     int peer_ = -1;
     bool receives_ = false;
   };
@@ -78,8 +79,8 @@ class GlooMesh {
 
   // Begins to send or receive; bytes >= 1. The receiver's `bytes` must not be less than the
   // sender's. A message leaves when its receiver is posted.
-  absl::StatusOr<Transfer> PostSend(int peer, Channel channel, const void* data, int64_t bytes);
-  absl::StatusOr<Transfer> PostRecv(int peer, Channel channel, void* data, int64_t bytes);
+  Transfer PostSend(int peer, Channel channel, const void* data, int64_t bytes);
+  Transfer PostRecv(int peer, Channel channel, void* data, int64_t bytes);
 
   // Waits until the message was handed to the network, or received.
   absl::Status Wait(Transfer& transfer, absl::Time deadline) EXCLUDES(mutex_);
@@ -98,9 +99,8 @@ class GlooMesh {
            std::shared_ptr<gloo::transport::Context> context);
 
   absl::Status ConnectPeers(RendezvousStore& store);
-  absl::Status WatchPeers();
-  absl::StatusOr<Transfer> Post(int peer, Channel channel, void* data, int64_t bytes,
-                                bool receives);
+  void WatchPeers();
+  Transfer Post(int peer, Channel channel, void* data, int64_t bytes, bool receives);
   Outcome WaitOnce(Transfer& transfer, absl::Duration timeout, std::string& why) const;
   void Interrupt(Transfer& transfer) const;
   void PeerLost(int peer, const std::string& why) EXCLUDES(mutex_);

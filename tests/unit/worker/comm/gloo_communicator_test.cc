@@ -112,6 +112,24 @@ TEST(GlooCommunicator, WhatWasSentBeforeLeavingArrives) {
   }
 }
 
+TEST(GlooCommunicator, ASumIsCompleteThoughAPeerLeavesRightAfterIt) {
+  for (const size_t count : {10UL, 50'000UL}) {
+    for (int i = 0; i < 10; ++i) {
+      Ranks ranks = MakeGlooGroup(3, {});
+      std::vector<std::thread> threads;
+      for (auto& rank : ranks) {
+        threads.emplace_back([&rank, count] {
+          std::vector<float> values(count, 1);
+          EXPECT_OK(rank->AllReduceSum(View(values), {}));
+          EXPECT_EQ(values, std::vector<float>(count, 3));
+          rank.reset();
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+    }
+  }
+}
+
 TEST(GlooCommunicator, AbortEndsALargeTransferOnBothSides) {
   Ranks ranks = MakeGlooGroup(2, {});
   absl::Time aborted;
