@@ -33,7 +33,8 @@ void VisitFields(V&& v, PlanConfig& c) {
     "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
   v("prompt-tokens", c.prompt_tokens, Bounds{0, 1 << 24},
     "Tokens of the prompt; 0 = the model's longest.");
-  v("attention", c.attention, OneOf{{"dense"}}, "Attention of the prefill.");
+  v("attention", c.attention, OneOf{{"dense", "sparse"}},
+    "Attention of the prefill; sparse takes the model's sparse_attention_config.json.");
   v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{256, 1 << 20},
     "Tokens of the largest prefill chunk: what activation memory holds.");
   v("max-step-ms", c.max_step_ms, Bounds{0, 3.6e6},

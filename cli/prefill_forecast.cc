@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,7 @@
 #include "common/planning/chunk_search.h"
 #include "common/planning/gpu_costs.h"
 #include "common/planning/gpu_prefill_costs.h"
+#include "common/planning/sparse_settings.h"
 #include "common/status_macros.h"
 
 namespace longhaul::cli {
@@ -48,6 +50,7 @@ absl::StatusOr<SharedForecast> ForecastShared(const ModelConfig& model,
                                               const planning::GpuCosts& gpu,
                                               const PlanConfig& config,
                                               const planning::CutRules& rules,
+                                              std::optional<planning::SparseSettings> sparse,
                                               const PrefillForecast& alone) {
   if (config.pipeline_parallel_size != 1) {
     return absl::InvalidArgumentError(
@@ -65,12 +68,12 @@ absl::StatusOr<SharedForecast> ForecastShared(const ModelConfig& model,
       .unguarded = {}};
   // Chunks of which a single layer is within the least limit; the simulation cuts them.
   const planning::GpuPrefillCosts guarded(model, gpu, {model.num_layers},
-                                          std::min(target_seconds, max_seconds));
+                                          std::min(target_seconds, max_seconds), sparse);
   absl::StatusOr<planning::ChunkPlan> plan =
       planning::FastestChunks(guarded, alone.prompt_tokens, rules, 1);
   RETURN_IF_ERROR(plan.status()) << "with units of at most " << config.step_target_ms
                                  << " ms (--step-target-ms)";
-  const planning::GpuPrefillCosts costs(model, gpu, {model.num_layers}, kUnbounded);
+  const planning::GpuPrefillCosts costs(model, gpu, {model.num_layers}, kUnbounded, sparse);
   shared.guarded =
       planning::SimulateShortBesideLong(costs, plan->chunks, shared.limits, shared.load);
   shared.unguarded =
@@ -123,12 +126,24 @@ absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_d
   forecast.plans_in_flight = config.plans_in_flight > 0 ? config.plans_in_flight : num_stages + 1;
   ASSIGN_OR_RETURN(forecast.layers, SplitLayers(config.layer_split, model.num_layers, num_stages));
 
-  const planning::CutRules rules = {.max_chunk_tokens = config.max_num_batched_tokens};
-  const planning::GpuPrefillCosts one(model, gpus.costs, {model.num_layers}, kUnbounded);
+  planning::CutRules rules = {.max_chunk_tokens = config.max_num_batched_tokens};
+  std::optional<planning::SparseSettings> sparse;
+  if (config.attention == "sparse") {
+    ASSIGN_OR_RETURN(sparse, planning::SparseSettings::Load(model_dir, model));
+    rules.piece_tokens = sparse->piece_tokens;
+    rules.sparse_begin = sparse->begin;
+    if (rules.max_chunk_tokens < rules.piece_tokens) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--max-num-batched-tokens is ", rules.max_chunk_tokens,
+                       ", a piece of sparse attention has ", rules.piece_tokens));
+    }
+  }
+  const planning::GpuPrefillCosts one(model, gpus.costs, {model.num_layers}, kUnbounded, sparse);
   ASSIGN_OR_RETURN(forecast.one_stage,
                    planning::FastestChunks(one, forecast.prompt_tokens, rules, 1));
   const double max_step_seconds = config.max_step_ms > 0 ? 1e-3 * config.max_step_ms : kUnbounded;
-  const planning::GpuPrefillCosts costs(model, gpus.costs, forecast.layers, max_step_seconds);
+  const planning::GpuPrefillCosts costs(model, gpus.costs, forecast.layers, max_step_seconds,
+                                        sparse);
   absl::StatusOr<planning::ChunkPlan> dynamic =
       planning::FastestChunks(costs, forecast.prompt_tokens, rules, forecast.plans_in_flight);
   RETURN_IF_ERROR(dynamic.status())
@@ -138,7 +153,8 @@ absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_d
       forecast.best_fixed,
       planning::FastestFixedChunks(costs, forecast.prompt_tokens, rules, forecast.plans_in_flight));
   if (config.short_requests_per_second > 0) {
-    ASSIGN_OR_RETURN(forecast.shared, ForecastShared(model, gpus.costs, config, rules, forecast));
+    ASSIGN_OR_RETURN(forecast.shared,
+                     ForecastShared(model, gpus.costs, config, rules, sparse, forecast));
   }
   return forecast;
 }

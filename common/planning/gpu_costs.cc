@@ -108,6 +108,9 @@ absl::StatusOr<GpuCosts> Read(Table& table) {
   ASSIGN_OR_RETURN(costs.attention_share_by_wave_fill, table.Curve("attention_share_by_wave_fill"));
   ASSIGN_OR_RETURN(costs.attention_range_keys, table.Count("attention_range_keys", 0));
   ASSIGN_OR_RETURN(costs.causal_tflops_by_rows, table.Curve("causal_tflops_by_rows"));
+  ASSIGN_OR_RETURN(costs.sparse_attention_tflops, table.Number("sparse_attention_tflops"));
+  ASSIGN_OR_RETURN(costs.sparse_cluster_slashes, table.Count("sparse_cluster_slashes"));
+  ASSIGN_OR_RETURN(costs.sparse_estimation_tflops, table.Number("sparse_estimation_tflops"));
   RETURN_IF_ERROR(table.CheckAllRead());
   return costs;
 }

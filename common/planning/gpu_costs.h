@@ -27,6 +27,9 @@ struct GpuCosts {
   Polyline attention_share_by_wave_fill{{{0, 1}}};
   int64_t attention_range_keys = 0;  // keys of a partial result; 0 = the history is one range
   Polyline causal_tflops_by_rows{{{0, 1}}};
+  double sparse_attention_tflops = 1;
+  int64_t sparse_cluster_slashes = 1;  // neighbouring diagonals that are chosen together
+  double sparse_estimation_tflops = 1;
 
   // kInvalidArgument names what is missing, unknown or out of range.
   static absl::StatusOr<GpuCosts> Parse(std::string_view yaml);

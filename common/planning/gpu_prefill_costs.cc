@@ -30,8 +30,13 @@ absl::StatusOr<std::vector<int>> EvenLayerSplit(int num_layers, int num_stages) 
 }
 
 GpuPrefillCosts::GpuPrefillCosts(const ModelConfig& model, const GpuCosts& gpu,
-                                 std::vector<int> layers, double max_step_seconds)
-    : model_(model), gpu_(gpu), layers_(std::move(layers)), max_step_seconds_(max_step_seconds) {
+                                 std::vector<int> layers, double max_step_seconds,
+                                 std::optional<SparseSettings> sparse)
+    : model_(model),
+      gpu_(gpu),
+      layers_(std::move(layers)),
+      max_step_seconds_(max_step_seconds),
+      sparse_(sparse) {
   CHECK(std::accumulate(layers_.begin(), layers_.end(), 0) == model.num_layers &&
         std::all_of(layers_.begin(), layers_.end(), [](int n) { return n > 0; }));
   CHECK(max_step_seconds > 0) << "max_step_seconds=" << max_step_seconds;
@@ -58,19 +63,21 @@ GpuPrefillCosts::LengthTerms GpuPrefillCosts::TermsOf(int64_t count) const {
   const double rows = static_cast<double>(count);
 
   LengthTerms terms;
-  terms.seconds =
+  terms.linear_seconds =
       ProductSeconds(count, hidden, query + key_value) + ProductSeconds(count, query, hidden);
   for (int64_t done = 0; done < count; done += gpu_.mlp_tile_rows) {
     const int64_t tile = std::min(gpu_.mlp_tile_rows, count - done);
-    terms.seconds +=
+    terms.linear_seconds +=
         ProductSeconds(tile, hidden, 2 * intermediate) + ProductSeconds(tile, intermediate, hidden);
   }
   // Two norms with their residual read and write the hidden state twice each; RoPE reads and writes
   // queries, keys and values; SiLU reads two halves and writes one.
   const int64_t elementwise = 8 * hidden + 2 * (query + key_value) + 3 * intermediate;
-  terms.seconds += rows * static_cast<double>(elementwise * kBytes) / gpu_.memory_bytes_per_second;
+  terms.linear_seconds +=
+      rows * static_cast<double>(elementwise * kBytes) / gpu_.memory_bytes_per_second;
   terms.flops_per_key = 4 * static_cast<double>(query) * rows;
-  terms.seconds += terms.flops_per_key * rows / 2 / (gpu_.causal_tflops_by_rows.At(rows) * kTera);
+  terms.causal_seconds =
+      terms.flops_per_key * rows / 2 / (gpu_.causal_tflops_by_rows.At(rows) * kTera);
   const int64_t tile = gpu_.attention_tile_rows;
   const int64_t row_tiles = (count + tile - 1) / tile;
   terms.tiles = static_cast<double>(row_tiles * model_.num_heads);
@@ -79,6 +86,11 @@ GpuPrefillCosts::LengthTerms GpuPrefillCosts::TermsOf(int64_t count) const {
   terms.seconds_per_range =
       rows * static_cast<double>((query + model_.num_heads) * 4 * 2) / gpu_.memory_bytes_per_second;
   return terms;
+}
+
+GpuPrefillCosts::LengthTerms GpuPrefillCosts::FindTerms(int64_t count) const {
+  const bool known = count % kKvBlockTokens == 0 && count <= kTermsBlocks * kKvBlockTokens;
+  return known ? by_blocks_[static_cast<size_t>(count / kKvBlockTokens)] : TermsOf(count);
 }
 
 double GpuPrefillCosts::HistorySeconds(const LengthTerms& terms, int64_t history) const {
@@ -103,15 +115,34 @@ double GpuPrefillCosts::HistorySeconds(const LengthTerms& terms, int64_t history
          partial_results;
 }
 
+double GpuPrefillCosts::SparseAttentionSeconds(const Chunk& chunk) const {
+  const double query = static_cast<double>(model_.num_heads) * model_.head_dim;
+  const double rows = static_cast<double>(chunk.count);
+  const double mean_keys = static_cast<double>(chunk.begin) + rows / 2;
+  // A block of 64 rows slides over each cluster of diagonals: 63 more keys than it has diagonals.
+  const double cluster = static_cast<double>(gpu_.sparse_cluster_slashes);
+  const double chosen = sparse_->columns + sparse_->slashes / cluster * (cluster + 63);
+  const double attention = 4 * query * rows * std::min(mean_keys, chosen);
+  // The last 64 queries of each piece see all keys, twice.
+  const double pieces = std::ceil(rows / static_cast<double>(sparse_->piece_tokens));
+  const double estimation = 2 * 2 * 64 * query * pieces * mean_keys;
+  return attention / (gpu_.sparse_attention_tflops * kTera) +
+         estimation / (gpu_.sparse_estimation_tflops * kTera);
+}
+
 double GpuPrefillCosts::LayerSeconds(const Chunk& chunk) const {
-  const bool known =
-      chunk.count % kKvBlockTokens == 0 && chunk.count <= kTermsBlocks * kKvBlockTokens;
-  if (!known) {
-    const LengthTerms terms = TermsOf(chunk.count);
-    return terms.seconds + HistorySeconds(terms, chunk.begin);
+  if (sparse_ && chunk.end() > sparse_->begin) {
+    const int64_t dense = std::max<int64_t>(sparse_->begin - chunk.begin, 0);
+    double seconds = FindTerms(chunk.count).linear_seconds +
+                     SparseAttentionSeconds({chunk.begin + dense, chunk.count - dense});
+    if (dense > 0) {
+      const LengthTerms terms = FindTerms(dense);
+      seconds += terms.causal_seconds + HistorySeconds(terms, chunk.begin);
+    }
+    return seconds;
   }
-  const LengthTerms& terms = by_blocks_[static_cast<size_t>(chunk.count / kKvBlockTokens)];
-  return terms.seconds + HistorySeconds(terms, chunk.begin);
+  const LengthTerms terms = FindTerms(chunk.count);
+  return terms.linear_seconds + terms.causal_seconds + HistorySeconds(terms, chunk.begin);
 }
 
 double GpuPrefillCosts::HeadSeconds() const {

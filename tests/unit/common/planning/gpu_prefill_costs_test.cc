@@ -101,6 +101,26 @@ TEST(GpuPrefillCosts, ALastWaveThatIsNotFullCostsAsMuchAsAFullOne) {
               1e-3);
 }
 
+TEST(GpuPrefillCosts, SparsePiecesAttendToChosenKeysHoweverLongTheHistory) {
+  GpuCosts gpu = PlainGpu();
+  gpu.sparse_cluster_slashes = 21;  // and so 84 keys a cluster
+  const SparseSettings sparse = {
+      .piece_tokens = 1024, .begin = 4096, .columns = 100, .slashes = 210};
+  const GpuPrefillCosts costs(SmallModel(), gpu, {3}, kUnbounded, sparse);
+  const GpuPrefillCosts exact(SmallModel(), gpu, {3}, kUnbounded);
+  constexpr double kProducts = 2 * (512 * 768 + 512 * 512 + 512 * 2048 + 1024 * 512);
+  EXPECT_EQ(costs.LayerSeconds({0, 4096}), exact.LayerSeconds({0, 4096}));
+  for (const int64_t begin : {8192, 1'024'000}) {
+    const double estimation = 2 * (2 * 2 * 64 * 512.0) * (static_cast<double>(begin) + 1024);
+    const double flops = 2048 * (kProducts + 4 * 512 * (100 + 10 * 84)) + estimation;
+    EXPECT_NEAR(costs.LayerSeconds({begin, 2048}) / (flops / 1e12), 1, 1e-9);
+  }
+  // A chunk that begins before the first sparse piece is dense up to there.
+  const double linear = 2048 * kProducts / 1e12;
+  EXPECT_NEAR(costs.LayerSeconds({3072, 2048}),
+              costs.LayerSeconds({3072, 1024}) + costs.LayerSeconds({4096, 1024}), 1e-9 * linear);
+}
+
 TEST(GpuPrefillCosts, AUnitLongerThanTheLimitIsCutBetweenLayers) {
   const Chunk chunk = {0, 4096};
   const double layer =
