@@ -1,8 +1,13 @@
 // The command that a person types.
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <iostream>
+#include <optional>
 #include <string>
+#include <type_traits>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "cli/generate.h"
 #include "cli/local_cluster.h"
 #include "cli/plan.h"
@@ -24,7 +29,15 @@ void AddTask(CLI::App& command, GenerateTask& task) {
                      "generated goes to standard output.");
   PromptOptions& prompt = task.prompt;
   const auto add = [&command](const char* name, auto& value, const char* help) {
-    command.add_option(name, value, help)->expected(1)->type_name("");
+    CLI::Option* const option = command.add_option(name, value, help)->expected(1)->type_name("");
+    // JSON has no word for other numbers: they would not reach the server.
+    if constexpr (std::is_same_v<decltype(value), std::optional<double>&>) {
+      option->check([](const std::string& text) {
+        double number = 0;
+        const bool finite = absl::SimpleAtod(text, &number) && std::isfinite(number);
+        return finite ? "" : absl::StrCat("is ", text, ", must be a number");
+      });
+    }
   };
   bool* const raw = &prompt.raw;
   command.add_flag_callback(

@@ -107,6 +107,9 @@ void CostModel::Observe(const UnitShape& shape, double seconds) {
   }
   most_new_tokens_ = std::max(most_new_tokens_, shape.new_tokens);
   most_pairs_ = std::max(most_pairs_, shape.pairs);
+  // Of the longest slice: pairs are 2Lx + x^2, so pairs / x is at least L + x.
+  const double reach = (shape.pairs / shape.new_tokens + shape.new_tokens) / 2;
+  reach_tokens_ = std::max(reach_tokens_, static_cast<int64_t>(reach));
   known_ = true;
   Fit();
 }
@@ -140,6 +143,8 @@ void CostModel::Fit() {
       feasible = feasible && (*solution)[i] >= 0 && std::isfinite((*solution)[i]);
       error -= v[i] * (*solution)[i];
     }
+    const bool of_histories = (support & (1 << 1 | 1 << 3)) != 0;
+    if (of_histories && reach_tokens_ < kMinReach) continue;
     if (!feasible || error >= best_error) continue;
     best_error = error;
     best = {};
@@ -148,7 +153,8 @@ void CostModel::Fit() {
   coefficients_ = {.c = best[0] / kScale[0],
                    .g = best[1] / kScale[1],
                    .b = best[2] / kScale[2],
-                   .a = best[3] / kScale[3]};
+                   .a = best[3] / kScale[3],
+                   .reach_tokens = reach_tokens_};
 }
 
 }  // namespace longhaul

@@ -12,6 +12,11 @@ struct CostCoefficients {
   double g = 0;
   double b = 0;
   double a = 0;
+  // Tokens of the longest history and chunk together that was observed. What is more than twice as
+  // long is predicted by extrapolation, by which nothing should be refused. 0 = no limit is known.
+  int64_t reach_tokens = 0;
+
+  bool Reaches(int64_t tokens) const { return reach_tokens == 0 || tokens <= 2 * reach_tokens; }
 };
 
 // What a unit costs, as sums over its slices: t is linear in them, so a batch is priced like one
@@ -42,7 +47,8 @@ int64_t TokensWithin(const CostCoefficients& cost, int64_t history, double secon
 // Least squares of the relative error with exponential forgetting, so that a unit of 50 ms counts
 // as much as one of 5 s and the fit follows a machine that slows down. Coefficients are never
 // negative: the non-negative optimum is found exactly, over the 15 supports of four coefficients.
-// O(1) a call.
+// Before kMinReach tokens were seen together, c and b alone are fitted: what short units show of
+// histories is noise, and grows with the square of a prompt's length. O(1) a call.
 class CostModel {
  public:
   CostModel() = default;
@@ -62,6 +68,7 @@ class CostModel {
 
  private:
   static constexpr int kTerms = 4;
+  static constexpr int64_t kMinReach = 4096;
   using Vector = std::array<double, kTerms>;
 
   void Fit();
@@ -71,6 +78,7 @@ class CostModel {
   CostCoefficients coefficients_;
   double most_new_tokens_ = 0;  // observed
   double most_pairs_ = 0;
+  int64_t reach_tokens_ = 0;
   bool known_ = false;
 };
 

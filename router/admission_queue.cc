@@ -99,13 +99,12 @@ size_t AdmissionQueue::NumAhead(int32_t priority) const {
 
 std::optional<double> AdmissionQueue::PredictedWaitSeconds(int32_t priority, double own_seconds,
                                                            const ServiceRate& rate) const {
-  if (rate.num_groups == 0) return std::nullopt;
+  if (rate.num_groups == 0 || own_seconds <= 0) return std::nullopt;
   double ahead_seconds = 0;
   for (const auto& [key, execution] : entries_) {
     if (execution.priority < priority) continue;
-    // A longer one shares its steps (Group::WaitSeconds); a prefill of unknown time waits for all.
-    ahead_seconds += own_seconds > 0 ? std::min(execution.predicted_seconds, own_seconds)
-                                     : execution.predicted_seconds;
+    // A longer one shares its steps (Group::WaitSeconds).
+    ahead_seconds += std::min(execution.predicted_seconds, own_seconds);
   }
   return rate.least_wait_seconds + ahead_seconds / rate.num_groups;
 }

@@ -61,7 +61,7 @@ class AdmissionQueue {
   size_t NumAhead(int32_t priority) const;
 
   // Predicted seconds until an execution of this priority and prefill has had its turn; absent
-  // without a rate.
+  // without a rate, or where the prefill itself is not predicted (0).
   std::optional<double> PredictedWaitSeconds(int32_t priority, double own_seconds,
                                              const ServiceRate& rate) const;
 

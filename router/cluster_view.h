@@ -61,8 +61,9 @@ struct Group {
   double WaitSeconds(double own) const {
     return own > 0 ? std::min(backlog_seconds(), num_requests() * own) : backlog_seconds();
   }
-  // Seconds of prefill, once it runs; 0 while the group has no prediction.
+  // Seconds of prefill, once it runs; 0 while the group has no prediction that reaches so far.
   double PrefillSeconds(int32_t prompt_tokens) const {
+    if (!load.cost.Reaches(prompt_tokens)) return 0;
     // The leader chooses its chunks itself; their size moves only the small terms c and g.
     constexpr int64_t kAssumedChunkTokens = 8192;
     return PredictPrefillSeconds(load.cost, 0, prompt_tokens, kAssumedChunkTokens);

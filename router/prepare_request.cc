@@ -70,7 +70,7 @@ absl::StatusOr<std::vector<TokenId>> EncodeChat(const ChatInput& chat, const Ser
     return InvalidField("messages", "the model has no chat template: use completions");
   }
   absl::StatusOr<std::vector<TokenId>> ids = model.chat_template->EncodeChat(
-      *model.tokenizer, chat.messages, chat.tools_json, /*add_generation_prompt=*/true);
+      *model.tokenizer, chat.messages, chat.tools_json, chat.add_generation_prompt);
   if (ids.ok()) return ids;
   const std::string part = text::ChatPartOf(ids.status());
   return part.empty() ? InText("messages", ids.status()) : AtField(part, ids.status());

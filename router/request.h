@@ -33,6 +33,7 @@ struct SamplingOptions {
 struct ChatInput {
   std::vector<text::ChatMessage> messages;
   std::vector<std::string> tools_json;  // one JSON schema object a tool
+  bool add_generation_prompt = true;    // the beginning of the assistant's answer comes last
 };
 struct TextInput {
   std::string prompt;

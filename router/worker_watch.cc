@@ -34,7 +34,8 @@ GroupLoad FromProto(const v1::Load& from) {
       .free_kv_blocks = static_cast<int32_t>(from.free_kv_blocks()),
       .ready = from.ready(),
       .draining = from.draining(),
-      .cost = {from.cost().c(), from.cost().g(), from.cost().b(), from.cost().a()},
+      .cost = {from.cost().c(), from.cost().g(), from.cost().b(), from.cost().a(),
+               static_cast<int64_t>(from.cost().reach_tokens())},
   };
 }
 

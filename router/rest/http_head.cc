@@ -57,6 +57,12 @@ CorsRequest ReadCorsRequest(const http::request<http::empty_body>& head) {
 }
 
 std::optional<std::string> DecodePath(std::string_view target) {
+  // The absolute form, as for proxies, must be understood by every server (RFC 9112, 3.2.2).
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    if (!target.starts_with(scheme)) continue;
+    target.remove_prefix(std::min(target.find('/', scheme.size()), target.size()));
+    if (target.empty()) target = "/";
+  }
   const std::string_view path = target.substr(0, target.find_first_of("?#"));
   std::string decoded;
   for (size_t i = 0; i < path.size(); i++) {

@@ -77,6 +77,12 @@ class PathWalker {
       case '"':
         return String();
       default:
+        // What Python's encoder writes for a float that is no number.
+        for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
+          if (json_.substr(offset_).starts_with(word)) {
+            return Fault("is " + std::string(word) + ", which JSON does not know");
+          }
+        }
         if (c == '-' || (c >= '0' && c <= '9')) return Number();
     }
     offset_++;

@@ -31,11 +31,6 @@ std::string KeyOf(const std::string& bytes) {
   return key;
 }
 
-// A character counts where it begins, also if its bytes are spread over tokens.
-int64_t NumCharacters(const std::string& bytes) {
-  return std::count_if(bytes.begin(), bytes.end(), [](char c) { return (c & 0xC0) != 0x80; });
-}
-
 Json ChatToken(const std::string& bytes, float logprob) {
   Json values = Json::array();
   for (const char c : bytes) values.push_back(static_cast<unsigned char>(c));
@@ -59,8 +54,15 @@ Json ChatLogprobs(const std::vector<GeneratedToken>& tokens, const TokenBytes& t
   return {{"content", std::move(content)}};
 }
 
+void TextOffset::Push(const std::string& bytes) {
+  held_ += bytes;
+  std::string text;
+  held_.erase(0, text::AppendWellFormed(held_, text::Continuation::kMayFollow, text));
+  characters_ += std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
 Json CompletionLogprobs(const std::vector<GeneratedToken>& tokens, const TokenBytes& token_bytes,
-                        int64_t& text_offset) {
+                        TextOffset& text_offset) {
   Json texts = Json::array();
   Json logprobs = Json::array();
   Json tops = Json::array();
@@ -68,8 +70,8 @@ Json CompletionLogprobs(const std::vector<GeneratedToken>& tokens, const TokenBy
   for (const GeneratedToken& token : tokens) {
     const std::string bytes = token_bytes(token.token);
     texts.push_back(KeyOf(bytes));
-    offsets.push_back(text_offset);
-    text_offset += NumCharacters(bytes);
+    offsets.push_back(text_offset.characters());
+    text_offset.Push(bytes);
     if (!token.logprob.has_value()) {
       logprobs.push_back(nullptr);
       tops.push_back(nullptr);
@@ -80,6 +82,8 @@ Json CompletionLogprobs(const std::vector<GeneratedToken>& tokens, const TokenBy
     for (const TokenLogprob& other : token.top_logprobs) {
       top[KeyOf(token_bytes(other.token))] = LogprobValue(other.logprob);
     }
+    // The token itself is there whether or not it is among the most probable.
+    top[KeyOf(bytes)] = LogprobValue(*token.logprob);
     tops.push_back(std::move(top));
   }
   return {{"tokens", std::move(texts)},

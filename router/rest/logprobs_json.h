@@ -19,10 +19,22 @@ namespace longhaul::router::rest {
 nlohmann::ordered_json ChatLogprobs(const std::vector<GeneratedToken>& tokens,
                                     const TokenBytes& token_bytes);
 
+// Characters of a choice's text so far. One counts once it is complete, so that all tokens that
+// make it have its offset. A value.
+class TextOffset {
+ public:
+  int64_t characters() const { return characters_; }
+  void Push(const std::string& bytes);
+
+ private:
+  std::string held_;  // the beginning of a character
+  int64_t characters_ = 0;
+};
+
 // `logprobs` of a choice of a completion. A token without a logprob (the first of an echoed prompt)
-// has null. `text_offset`, the characters of the choice so far, is moved on.
+// has null. The alternatives have the token itself too. `text_offset` is moved on.
 nlohmann::ordered_json CompletionLogprobs(const std::vector<GeneratedToken>& tokens,
-                                          const TokenBytes& token_bytes, int64_t& text_offset);
+                                          const TokenBytes& token_bytes, TextOffset& text_offset);
 
 // vLLM's `prompt_logprobs`: for each token of the prompt the logprobs of it and its alternatives by
 // their ids. `rank` is null for a token that is not among the alternatives.

@@ -158,6 +158,15 @@ absl::StatusOr<std::vector<std::string>> DecodeTools(const JsonFields& body) {
   return tools;
 }
 
+absl::StatusOr<ChatInput> DecodeChat(const JsonFields& body) {
+  ChatInput chat;
+  ASSIGN_OR_RETURN(chat.messages, DecodeMessages(body));
+  ASSIGN_OR_RETURN(chat.tools_json, DecodeTools(body));
+  ASSIGN_OR_RETURN(const std::optional<bool> prompt, body.Bool("add_generation_prompt"));
+  chat.add_generation_prompt = prompt.value_or(true);
+  return chat;
+}
+
 absl::StatusOr<PromptInput> DecodePrompt(element prompt, const std::string& path) {
   if (prompt.is_string()) {
     ASSIGN_OR_RETURN(std::string text, StringAt(prompt, path));
@@ -381,10 +390,7 @@ absl::StatusOr<OpenAiRequest> DecodeOpenAiRequest(OpenAiEndpoint endpoint, std::
   RETURN_IF_ERROR(RefuseUnsupported(fields, request.num_choices));
   std::vector<PromptInput> inputs;
   if (endpoint == OpenAiEndpoint::kChatCompletions) {
-    ChatInput chat;
-    ASSIGN_OR_RETURN(chat.messages, DecodeMessages(fields));
-    ASSIGN_OR_RETURN(chat.tools_json, DecodeTools(fields));
-    inputs.emplace_back(std::move(chat));
+    ASSIGN_OR_RETURN(inputs.emplace_back(), DecodeChat(fields));
   } else {
     ASSIGN_OR_RETURN(inputs, DecodePrompts(fields));
   }
@@ -402,9 +408,7 @@ absl::StatusOr<TokenizeRequest> DecodeTokenizeRequest(std::string body) {
   TokenizeRequest request;
   ASSIGN_OR_RETURN(request.model, fields.String("model"));
   if (fields.Find("messages").has_value()) {
-    ChatInput& chat = request.input.emplace<ChatInput>();
-    ASSIGN_OR_RETURN(chat.messages, DecodeMessages(fields));
-    ASSIGN_OR_RETURN(chat.tools_json, DecodeTools(fields));
+    ASSIGN_OR_RETURN(request.input, DecodeChat(fields));
     return request;
   }
   ASSIGN_OR_RETURN(request.input.emplace<TextInput>().prompt, RequiredString(fields, "prompt"));

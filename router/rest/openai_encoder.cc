@@ -186,7 +186,7 @@ std::string OpenAiEncoder::WholeBody() const {
       if (shape_.logprobs) logprobs = ChatLogprobs(choice.tokens, token_bytes_);
     } else {
       entry["text"] = choice.text;
-      int64_t text_offset = 0;
+      TextOffset text_offset;
       if (shape_.logprobs) logprobs = CompletionLogprobs(choice.tokens, token_bytes_, text_offset);
     }
     entry["logprobs"] = std::move(logprobs);

@@ -41,7 +41,7 @@ class OpenAiEncoder {
     std::string text;                    // whole answers
     std::vector<GeneratedToken> tokens;  // whole answers, if logprobs were asked for
     std::vector<GeneratedToken> prompt;  // whole answers, if prompt_logprobs were asked for
-    int64_t text_offset = 0;             // completions' logprobs: characters so far
+    TextOffset text_offset;              // completions' logprobs
     const char* finish_reason = "stop";
   };
 

@@ -128,13 +128,14 @@ void RestCall::OnEvent(Part& part, RestEvent& event) {
   const auto exchange = exchange_.lock();
   if (exchange == nullptr) return Finish();
   std::visit(Overloaded{
-                 [this](const QueuedEvent&) {
-                   if (shape_.stream) StartStream();
+                 [&](const QueuedEvent&) {
+                   part.queued = true;
+                   // Any of the prompts may still be refused, with a status of its own.
+                   if (shape_.stream && std::ranges::all_of(parts_, &Part::queued)) StartStream();
                  },
                  [&](const ProgressEvent& progress) {
-                   if (!shape_.stream) return;
-                   StartStream();
                    part.progress = progress;
+                   if (!streaming_) return;
                    if (shape_.include_progress) {
                      exchange->SendEvent(encoder_->ProgressChunk(TotalProgress()));
                    }

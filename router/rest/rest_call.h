@@ -54,6 +54,7 @@ class RestCall : public std::enable_shared_from_this<RestCall> {
     RequestId id;
     std::shared_ptr<RestSink> sink;
     int32_t first_choice = 0;  // of the whole answer
+    bool queued = false;
     bool ended = false;
     ProgressEvent progress = {};
   };

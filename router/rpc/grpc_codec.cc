@@ -43,6 +43,7 @@ void FillOptions(const v1::GenerateOptions& from, GenerateRequest& to) {
 
 text::ChatMessage FromProto(const v1::ChatMessage& from) {
   text::ChatMessage to{.role = from.role(), .content = from.content()};
+  if (to.role == "developer") to.role = "system";  // its newer name at OpenAI
   for (const v1::ToolCall& call : from.tool_calls()) {
     to.tool_calls.push_back({call.id(), call.function().name(), call.function().arguments_json()});
   }

@@ -212,6 +212,7 @@ v1::Load ToProto(const Load& load, uint64_t sequence) {
   proto.mutable_cost()->set_g(load.cost.g);
   proto.mutable_cost()->set_b(load.cost.b);
   proto.mutable_cost()->set_a(load.cost.a);
+  proto.mutable_cost()->set_reach_tokens(static_cast<uint64_t>(load.cost.reach_tokens));
   return proto;
 }
 

@@ -150,7 +150,7 @@ TEST_F(AdmissionQueueTest, AShortOneDoesNotWaitForLongOnes) {
   Admit(ahead);
   EXPECT_EQ(queue_.PredictedWaitSeconds(0, 0.5, {.num_groups = 1}), 0.5);
   EXPECT_EQ(queue_.PredictedWaitSeconds(0, 5000, {.num_groups = 1}), 1000);
-  EXPECT_EQ(queue_.PredictedWaitSeconds(0, /*unknown*/ 0, {.num_groups = 1}), 1000);
+  EXPECT_EQ(queue_.PredictedWaitSeconds(0, /*unknown*/ 0, {.num_groups = 1}), std::nullopt);
 }
 
 TEST_F(AdmissionQueueTest, APrefillLongerThanTheDeadlineGetsNoRetryHint) {

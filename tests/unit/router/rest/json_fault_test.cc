@@ -24,6 +24,8 @@ TEST(JsonFault, NamesTheFieldAtFault) {
       {"raw byte", "{\"a\":\"x\",\"stop\":[\"ok\",\"\xff\"]}", "stop[1]", "invalid UTF-8"},
       {"cut sequence", "{\"user\":\"\xf0\x9f\x98\"}", "user", "invalid UTF-8"},
       {"raw byte in a key", "{\"a\":{\"\xc0\x80\":1}}", "a", "a key with invalid UTF-8"},
+      {"not a number", R"({"model":"NaN","temperature":NaN})", "temperature", "is NaN, which"},
+      {"no number below", R"({"a":[1,-Infinity]})", "a[1]", "is -Infinity, which"},
       {"raw byte in a later key", "{\"messages\":[],\"\xff\":1}", "", "a key with invalid UTF-8"},
       {"huge integer", R"({"seed":123456789012345678901234567890})", "seed", "64-bit"},
       {"huge float", R"({"x":{"temperature":1e999}})", "x.temperature", "64-bit"},

@@ -96,7 +96,7 @@ TEST(OpenAiEncoder, CompletionsHaveTextAndTheirOwnLogprobs) {
       ElementsAre(
           R"({"id":"cmpl-00000000000000010000000000000002","object":"text_completion","created":5,)"
           R"("model":"m","choices":[{"index":0,"text":"x","logprobs":{"tokens":["x"],)"
-          R"("token_logprobs":[-1.0],"top_logprobs":[{}],"text_offset":[1]},)"
+          R"("token_logprobs":[-1.0],"top_logprobs":[{"x":-1.0}],"text_offset":[1]},)"
           R"("finish_reason":null}]})"));
 }
 
@@ -112,7 +112,8 @@ TEST(OpenAiEncoder, AnEchoedPromptStandsBeforeTheTextWithItsLogprobs) {
       whole.WholeBody(),
       ::testing::HasSubstr(
           R"({"index":0,"text":"abc","logprobs":{"tokens":["a","b","c"],)"
-          R"("token_logprobs":[null,-2.0,-1.0],"top_logprobs":[null,{},{}],"text_offset":[0,1,2]})"));
+          R"("token_logprobs":[null,-2.0,-1.0],"top_logprobs":[null,{"b":-2.0},{"c":-1.0}],)"
+          R"("text_offset":[0,1,2]})"));
   shape.stream = true;
   OpenAiEncoder stream = Encoder(shape);
   EXPECT_THAT(stream.PromptChunks(prompt),
@@ -151,7 +152,20 @@ TEST(OpenAiEncoder, TokensThatArePartOfACharacterKeepTheirBytes) {
   completion.Add(delta);
   EXPECT_THAT(completion.WholeBody(),
               ::testing::HasSubstr(R"("tokens":["bytes:\\xe4"],"token_logprobs":[-1.0],)"
-                                   R"("top_logprobs":[{"bytes:\\xb8":-1.5}])"));
+                                   R"("top_logprobs":[{"bytes:\\xb8":-1.5,"bytes:\\xe4":-1.0}])"));
+}
+
+TEST(OpenAiEncoder, OffsetsCountCharactersOfTheText) {
+  // A character of two tokens, a stray byte, an unfinished character before an "a".
+  OpenAiEncoder encoder = Encoder({.endpoint = OpenAiEndpoint::kCompletions, .logprobs = true});
+  DeltaEvent delta = {.text =
+                          "\xc3\xa4\xef\xbf\xbd\xef\xbf\xbd"
+                          "a"};
+  for (const TokenId byte : {0xC3, 0xA4, 0xBD, 0xE4, int{'a'}, int{'b'}}) {
+    delta.tokens.push_back({.token = byte, .logprob = -1.0f});
+  }
+  encoder.Add(delta);
+  EXPECT_THAT(encoder.WholeBody(), ::testing::HasSubstr(R"("text_offset":[0,0,1,2,2,4])"));
 }
 
 TEST(OpenAiEncoder, SeveralPromptsAddUp) {

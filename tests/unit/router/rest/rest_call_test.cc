@@ -183,7 +183,7 @@ TEST_F(RestCallTest, AnEchoWithLogprobsStreams) {
   EXPECT_THAT(stream, HasSubstr(R"("text":"h","logprobs":{"tokens":["h"],"token_logprobs":[null],)"
                                 R"("top_logprobs":[null],"text_offset":[0]})"));
   EXPECT_THAT(stream, HasSubstr(R"("text":"i","logprobs":{"tokens":["i"],"token_logprobs":[-0.25],)"
-                                R"("top_logprobs":[{"?":-0.125}],"text_offset":[1]})"));
+                                R"("top_logprobs":[{"?":-0.125,"i":-0.25}],"text_offset":[1]})"));
   EXPECT_THAT(stream, HasSubstr(R"("text":"c","logprobs":{"tokens":["c"])"));
 }
 
