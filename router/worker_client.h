@@ -57,9 +57,8 @@ struct ResultEvent {
 struct EndedEvent {
   absl::Status status;
 };
-using ExecutionEvent =
-    std::variant<AdmittedEvent, RejectedEvent, ProgressEvent, PromptLogprobsEvent, TokensEvent,
-                 ResultEvent, EndedEvent>;
+using ExecutionEvent = std::variant<AdmittedEvent, RejectedEvent, ProgressEvent,
+                                    PromptLogprobsEvent, TokensEvent, ResultEvent, EndedEvent>;
 
 // One Execute stream. Thread-compatible: its owner is the dispatch thread.
 class Execution {
