@@ -37,10 +37,9 @@ dicts=$PWD/tests/fuzz
 
 # New inputs go to the first folder, which is not the kept one.
 fuzz_one() {
-  local name=$1 work=$build/work/$1 found=$build/findings/$1 options=()
+  local name=$1 work=$build/work/$1 found=$build/findings/$1 options=() timeout=10
   mkdir -p "$work" "$found"
   [ ! -f "$dicts/$name.dict" ] || options+=("-dict=$dicts/$name.dict")
-  timeout=10
   [ "$name" != executor ] || timeout=0 # docs/fuzzing.md
   "$build/fuzz/${name}_fuzz" -max_total_time="$seconds" -max_len=4096 -timeout="$timeout" \
     -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$found/" "${options[@]}" \
