@@ -107,7 +107,7 @@ void CostModel::Observe(const UnitShape& shape, double seconds) {
   }
   most_new_tokens_ = std::max(most_new_tokens_, shape.new_tokens);
   most_pairs_ = std::max(most_pairs_, shape.pairs);
-  // Of the longest slice: pairs are 2Lx + x^2, so pairs / x is at least L + x.
+  // L + x of one slice, of several a mean: never more than that of the longest.
   const double reach = (shape.pairs / shape.new_tokens + shape.new_tokens) / 2;
   reach_tokens_ = std::max(reach_tokens_, static_cast<int64_t>(reach));
   known_ = true;

@@ -136,6 +136,8 @@ def test_prompts_that_are_no_text_are_named(tmp_path, content, words):
     (["--prompt-file", "/nothing/here"], "/nothing/here"),
     (["--prompt-file", "-", "--raw", "--system", "s"], "--system"),
     (["--prompt-file", "-", "--max-tokens", "many"], "max-tokens"),
+    (["--prompt-file", "-", "--temperature", "nan"], "--temperature: is nan"),
+    (["--prompt-file", "-", "--top-p", "inf"], "--top-p: is inf"),
     (["--prompt-file", "-", "--device", "tpu"], "tpu"),
     (["--prompt-file", "-", "--no-such-flag"], "--no-such-flag"),
     (["--prompt-file", "-", "--served-model-name", "a\nb"], "a\\nb"),

@@ -86,7 +86,10 @@ void FakeIntake::EchoPrompt(const GenerateRequest& request, ResponseSink& sink) 
 
 void FakeIntake::Answer(const GenerateRequest& request, ResponseSink& sink) {
   if (!Sleep(request.id, options_.queue_delay)) return;
-  if (options_.early_error.has_value()) return sink.OnError(*options_.early_error);
+  const auto* text = std::get_if<router::TextInput>(&request.input);
+  const bool is_meant = options_.early_error_of.empty() ||
+                        (text != nullptr && text->prompt == options_.early_error_of);
+  if (options_.early_error.has_value() && is_meant) return sink.OnError(*options_.early_error);
   sink.OnQueued(
       {.position = 0, .predicted_wait_seconds = 0.5, .prompt_tokens = options_.prompt_tokens});
   for (const router::ProgressEvent& event : options_.progress) {

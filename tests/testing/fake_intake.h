@@ -35,6 +35,7 @@ class FakeIntake final : public router::Intake {
     bool never_finish = false;                // after the reply: silence until it is cancelled
     absl::Status submit_error;                // returned by Submit
     std::optional<absl::Status> early_error;  // instead of Queued
+    std::string early_error_of = "";          // of this prompt only; empty = of all
     std::optional<absl::Status> late_error;   // after the reply, instead of Finished
     router::FinishReason finish_reason = router::FinishReason::kStop;
     bool ready = true;

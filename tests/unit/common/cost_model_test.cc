@@ -100,6 +100,26 @@ TEST(CostModel, FollowsAMachineThatSlowsDown) {
   EXPECT_NEAR(Seconds(model.coefficients(), 40'960, 8192), expected, 0.02 * expected);
 }
 
+// Units of a few tokens on a busy machine: what they seem to say of histories is noise, which a
+// long prompt's prediction would multiply by the square of its length.
+TEST(CostModel, ShortUnitsSayNothingOfLongHistories) {
+  const unsigned seed = std::random_device()();
+  SCOPED_TRACE(seed);
+  std::mt19937 random(seed);
+  std::uniform_real_distribution<double> noise(0.3, 3);
+  CostModel model;
+  for (int i = 0; i < 100; ++i) {
+    const int64_t tokens = 1 + static_cast<int64_t>(random() % 100);
+    model.Observe(Shape(0, tokens), (0.002 + 1e-4 * static_cast<double>(tokens)) * noise(random));
+    EXPECT_EQ(model.coefficients().a, 0);
+    EXPECT_EQ(model.coefficients().g, 0);
+  }
+  EXPECT_LE(model.coefficients().reach_tokens, 100);
+  EXPECT_TRUE(model.coefficients().Reaches(2));
+  EXPECT_FALSE(model.coefficients().Reaches(201));
+  EXPECT_LT(PredictPrefillSeconds(model.coefficients(), 0, 280'000, 8192), 1000);
+}
+
 TEST(CostModel, KnowsWhereItExtrapolates) {
   CostModel model;
   EXPECT_FALSE(model.Covers(Shape(0, 1)));

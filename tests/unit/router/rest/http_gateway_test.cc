@@ -108,6 +108,8 @@ TEST_F(HttpGatewayTest, UnknownPathsAndMethodsAreNamed) {
   EXPECT_EQ(wrong.status, 405);
   EXPECT_EQ(wrong.headers.at("allow"), "POST");
   EXPECT_EQ(Exchange(HttpPost("/health", "{}")).status, 405);
+  EXPECT_EQ(Exchange(HttpGet("http://localhost/health?x=1")).status, 200) << "the absolute form";
+  EXPECT_EQ(Exchange(HttpGet("http://localhost")).status, 404);
 }
 
 TEST_F(HttpGatewayTest, RefusesConnectionsAboveTheLimit) {

@@ -292,6 +292,9 @@ TEST(OpenAiCodec, ReadsTokenizeAndDetokenize) {
   EXPECT_THAT(detokenize.tokens, ElementsAre(1, 2));
   EXPECT_EQ(DetailOf(DecodeDetokenizeRequest(R"({"tokens":[-1]})").status()).field, "tokens[0]");
   EXPECT_EQ(DetailOf(DecodeTokenizeRequest("{}").status()).field, "prompt");
+  ASSERT_OK_AND_ASSIGN(const TokenizeRequest bare, DecodeTokenizeRequest(R"({"messages":
+      [{"role":"user","content":"x"}],"add_generation_prompt":false})"));
+  EXPECT_FALSE(std::get<ChatInput>(bare.input).add_generation_prompt);
   ASSERT_OK_AND_ASSIGN(const TokenizeRequest chat,
                        DecodeTokenizeRequest(R"({"messages":[{"role":"user","content":"hi"}]})"));
   EXPECT_EQ(std::get<ChatInput>(chat.input).messages.at(0).content, "hi");

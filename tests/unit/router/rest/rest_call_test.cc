@@ -166,6 +166,19 @@ TEST_F(RestCallTest, OnePromptsFailureEndsThemAll) {
   EXPECT_EQ(client.ReadResponse().status, 503);
 }
 
+TEST_F(RestCallTest, AStreamOfSeveralPromptsBeginsWhenNoneIsRefused) {
+  StartWith({.prefill = absl::Seconds(1),
+             .early_error = InvalidField("prompt", "prompt has 0 tokens"),
+             .early_error_of = "bad"},
+            {.stream_head_grace = absl::Seconds(10)});
+  RawHttpClient client(gateway_->port());
+  ASSERT_TRUE(client.Send(
+      HttpPost("/v1/completions", R"({"model":"demo","prompt":["x","bad"],"stream":true})", "")));
+  const RawHttpResponse response = client.ReadResponse();
+  EXPECT_EQ(response.status, 400);
+  EXPECT_THAT(response.body, HasSubstr(R"("param":"prompt[1]")"));
+}
+
 TEST_F(RestCallTest, ADisconnectCancelsEveryPrompt) {
   StartWith({.never_finish = true});
   auto client = std::make_unique<RawHttpClient>(gateway_->port());
