@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 namespace longhaul::testing {
@@ -63,7 +64,6 @@ grpc::Status ExecuteClient::Finish() {
 LeaderFixture::LeaderFixture() {
   config_.served_model_name = "fake";
   config_.listen = "unix:" + folder_.path() + "/listen";
-  config_.control_listen = "unix:" + folder_.path() + "/control";
   config_.max_num_batched_tokens = 1024;
   config_.max_num_seqs = 8;
   config_.long_prompt_tokens = 20'000;
@@ -86,6 +86,8 @@ LeaderFixture::~LeaderFixture() {
 
 absl::Status LeaderFixture::TryStart() {
   launcher_.SetOptions(rank_options_);
+  // A path of its own: gRPC may remove the socket of a leader before only after its server is gone.
+  config_.control_listen = absl::StrCat("unix:", folder_.path(), "/control", ++num_starts_);
   leader_ = std::make_unique<worker::leader::Leader>(config_, model_, "secret", tuning_, launcher_,
                                                      clock_);
   return leader_->Start({});

@@ -85,6 +85,7 @@ class LeaderFixture : public ::testing::Test {
   FakeRank::Options rank_options_;
   FakeRankLauncher launcher_;
   worker::leader::LeaderConfig config_;
+  int num_starts_ = 0;
   worker::leader::LeaderModel model_;
   worker::leader::GroupOptions tuning_;
   std::unique_ptr<worker::leader::Leader> leader_;
