@@ -172,7 +172,7 @@ def slow_clients():
     chunks = head + b"Transfer-Encoding: chunked\r\n\r\n"
     return {
         "half a head, then silence": head,
-        "a header each quarter of a minute": drip(head, *[b"x: y\r\n"] * 4, pause=15),
+        "a header each eight seconds": drip(head, *[b"x: y\r\n"] * 6, pause=8),
         "a byte of the head a second": drip(head, *[b"x"] * 60, pause=1),
         "half a body, then silence": body + b'{"model":',
         "a byte of the body a second": drip(body, *[b" "] * 60, pause=1),
