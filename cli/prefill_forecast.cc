@@ -5,13 +5,12 @@
 #include <numeric>
 #include <optional>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "common/model_config.h"
 #include "common/planning/chunk_search.h"
 #include "common/planning/gpu_costs.h"
 #include "common/planning/gpu_prefill_costs.h"
+#include "common/planning/layer_split.h"
 #include "common/planning/sparse_settings.h"
 #include "common/status_macros.h"
 
@@ -19,32 +18,6 @@ namespace longhaul::cli {
 namespace {
 
 constexpr double kUnbounded = std::numeric_limits<double>::infinity();
-
-absl::StatusOr<std::vector<int>> SplitLayers(const std::string& text, int num_layers,
-                                             int num_stages) {
-  if (text.empty()) {
-    absl::StatusOr<std::vector<int>> layers = planning::EvenLayerSplit(num_layers, num_stages);
-    RETURN_IF_ERROR(layers.status()) << "--pipeline-parallel-size";
-    return layers;
-  }
-  const std::vector<std::string> parts = absl::StrSplit(text, ',');
-  std::vector<int> layers;
-  for (const std::string& part : parts) {
-    int count = 0;
-    if (!absl::SimpleAtoi(part, &count) || count < 1 || count > num_layers) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--layer-split has \"", part, "\", must be numbers of layers from 1 to ", num_layers));
-    }
-    layers.push_back(count);
-  }
-  const int64_t sum = std::accumulate(layers.begin(), layers.end(), int64_t{0});
-  if (static_cast<int>(layers.size()) != num_stages || sum != num_layers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--layer-split has ", layers.size(), " stages with ", sum, " layers, must be ",
-                     num_stages, " (--pipeline-parallel-size) with ", num_layers));
-  }
-  return layers;
-}
 
 absl::StatusOr<SharedForecast> ForecastShared(const ModelConfig& model,
                                               const planning::GpuCosts& gpu,
@@ -124,7 +97,8 @@ absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_d
   forecast.max_step_ms = config.max_step_ms;
   const int num_stages = config.pipeline_parallel_size;
   forecast.plans_in_flight = config.plans_in_flight > 0 ? config.plans_in_flight : num_stages + 1;
-  ASSIGN_OR_RETURN(forecast.layers, SplitLayers(config.layer_split, model.num_layers, num_stages));
+  ASSIGN_OR_RETURN(forecast.layers,
+                   planning::ParseLayerSplit(config.layer_split, model.num_layers, num_stages));
 
   planning::CutRules rules = {.max_chunk_tokens = config.max_num_batched_tokens};
   std::optional<planning::SparseSettings> sparse;

@@ -6,7 +6,6 @@
 #include <numeric>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/types.h"
 
@@ -18,16 +17,6 @@ constexpr int64_t kBytes = 2;           // of a bf16 value
 constexpr int64_t kTermsBlocks = 1024;  // chunks of up to 262,144 tokens are looked up
 
 }  // namespace
-
-absl::StatusOr<std::vector<int>> EvenLayerSplit(int num_layers, int num_stages) {
-  if (num_stages < 1 || num_stages > num_layers) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot split ", num_layers, " layers into ",
-                                                   num_stages, " stages: each needs one"));
-  }
-  std::vector<int> layers(static_cast<size_t>(num_stages), num_layers / num_stages);
-  for (int i = 0; i < num_layers % num_stages; ++i) ++layers[static_cast<size_t>(i)];
-  return layers;
-}
 
 GpuPrefillCosts::GpuPrefillCosts(const ModelConfig& model, const GpuCosts& gpu,
                                  std::vector<int> layers, double max_step_seconds,

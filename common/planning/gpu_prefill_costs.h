@@ -4,17 +4,12 @@
 #include <optional>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "common/model_config.h"
 #include "common/planning/gpu_costs.h"
 #include "common/planning/prefill_costs.h"
 #include "common/planning/sparse_settings.h"
 
 namespace longhaul::planning {
-
-// Layers of each stage, as even as whole layers allow; the first stages have one more.
-// kInvalidArgument unless 1 <= num_stages <= num_layers.
-absl::StatusOr<std::vector<int>> EvenLayerSplit(int num_layers, int num_stages);
 
 // What prefill chunks of a model cost on pipeline stages of one GPU each, with exact or sparse
 // attention and bf16 weights, cache and activations: for each layer of the stage four products, the

@@ -1,6 +1,5 @@
 #include "common/planning/gpu_prefill_costs.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,8 +8,6 @@
 
 namespace longhaul::planning {
 namespace {
-
-using testing::ElementsAre;
 
 constexpr double kUnbounded = std::numeric_limits<double>::infinity();
 
@@ -151,15 +148,6 @@ TEST(GpuPrefillCosts, MoreHistoryNeverCostsLess) {
     EXPECT_GE(costs.LayerSeconds({begin + begin / 2 + 1000, count}), seconds);
     // Rates wobble with the size, but a chunk of twice the rows is never cheaper.
     EXPECT_GE(costs.LayerSeconds({begin, 2 * count}), seconds);
-  }
-}
-
-TEST(EvenLayerSplit, GivesTheFirstStagesTheLayersThatAreLeftOver) {
-  EXPECT_THAT(EvenLayerSplit(28, 8).value(), ElementsAre(4, 4, 4, 4, 3, 3, 3, 3));
-  EXPECT_THAT(EvenLayerSplit(28, 4).value(), ElementsAre(7, 7, 7, 7));
-  EXPECT_THAT(EvenLayerSplit(3, 3).value(), ElementsAre(1, 1, 1));
-  for (const int stages : {0, -1, 4}) {
-    EXPECT_EQ(EvenLayerSplit(3, stages).status().code(), absl::StatusCode::kInvalidArgument);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "common/planning/chunk_search.h"
 #include "common/planning/even_chunks.h"
 #include "common/planning/gpu_prefill_costs.h"
+#include "common/planning/layer_split.h"
 
 namespace longhaul::planning {
 namespace {
