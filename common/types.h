@@ -23,7 +23,7 @@ using StepId = uint64_t;
 inline constexpr int32_t kKvBlockTokens = 256;
 
 // Version of the wires worker.proto and rank.proto; peers with another version are refused.
-inline constexpr uint32_t kProtocolVersion = 2;
+inline constexpr uint32_t kProtocolVersion = 3;
 
 // 128 random bits that name a request on every process it passes. Value type.
 struct RequestId {

@@ -49,10 +49,21 @@ struct Unit {
   std::vector<Slice> slices;
 };
 
+// Copies one KV block between two tiers of each rank; `from` stays as it was. An index is a block
+// id on the device, a slot elsewhere. The tiers differ.
+struct KvMove {
+  enum class Tier : uint8_t { kDevice, kHost, kDisk };
+  Tier from = Tier::kDevice;
+  uint32_t from_index = 0;
+  Tier to = Tier::kHost;
+  uint32_t to_index = 0;
+};
+
 // What a group executes next. Every rank gets the same plans in the same order and takes from each
 // unit the layers that are its own. A value: the engine makes it and keeps no reference into it.
 struct StepPlan {
   StepId step_id = 0;
+  std::vector<KvMove> moves;          // in order, before the starts
   std::vector<SequenceStart> starts;  // before the units
   std::vector<Unit> units;            // in order
   std::vector<SequenceId> ends;       // their state is dropped after the units
@@ -82,6 +93,9 @@ struct StepResult {
   std::vector<SampledToken> sampled;
   std::vector<SequenceError> errors;
   std::vector<SequencePromptLogprobs> prompt_logprobs;  // at most one a sequence
+  // Indices into the plan's moves, ascending, of those that did not happen on some rank: their
+  // target holds nothing that may be read.
+  std::vector<int32_t> failed_moves;
 };
 
 }  // namespace longhaul::worker

@@ -123,6 +123,41 @@ absl::StatusOr<Unit> UnitFromProto(const v1::Unit& proto) {
   return unit;
 }
 
+v1::KvTier TierToProto(KvMove::Tier tier) {
+  switch (tier) {
+    case KvMove::Tier::kDevice:
+      return v1::KV_TIER_DEVICE;
+    case KvMove::Tier::kHost:
+      return v1::KV_TIER_HOST;
+    case KvMove::Tier::kDisk:
+      return v1::KV_TIER_DISK;
+  }
+  return v1::KV_TIER_UNSPECIFIED;  // no such tier
+}
+
+absl::StatusOr<KvMove::Tier> TierFromProto(const char* field, v1::KvTier tier) {
+  switch (tier) {
+    case v1::KV_TIER_DEVICE:
+      return KvMove::Tier::kDevice;
+    case v1::KV_TIER_HOST:
+      return KvMove::Tier::kHost;
+    case v1::KV_TIER_DISK:
+      return KvMove::Tier::kDisk;
+    default:
+      return Bad(absl::StrCat(field, " is tier ", static_cast<int>(tier)));
+  }
+}
+
+absl::StatusOr<KvMove> MoveFromProto(const v1::KvMove& proto) {
+  KvMove move;
+  ASSIGN_OR_RETURN(move.from, TierFromProto("from", proto.from()));
+  ASSIGN_OR_RETURN(move.to, TierFromProto("to", proto.to()));
+  if (move.from == move.to) return Bad("from and to are the same tier");
+  ASSIGN_OR_RETURN(move.from_index, Int32("from_index", proto.from_index()));
+  ASSIGN_OR_RETURN(move.to_index, Int32("to_index", proto.to_index()));
+  return move;
+}
+
 absl::StatusOr<SequencePromptLogprobs> PromptLogprobsFromProto(
     const v1::SequencePromptLogprobs& proto) {
   const v1::PromptLogprobs& wire = proto.logprobs();
@@ -260,6 +295,13 @@ void ToProto(const StepPlan& plan, v1::StepPlan* proto) {
     }
   }
   proto->mutable_ends()->Assign(plan.ends.begin(), plan.ends.end());
+  for (const KvMove& move : plan.moves) {
+    v1::KvMove* added = proto->add_moves();
+    added->set_from(TierToProto(move.from));
+    added->set_from_index(move.from_index);
+    added->set_to(TierToProto(move.to));
+    added->set_to_index(move.to_index);
+  }
 }
 
 absl::StatusOr<StepPlan> FromProto(const v1::StepPlan& proto) {
@@ -268,6 +310,7 @@ absl::StatusOr<StepPlan> FromProto(const v1::StepPlan& proto) {
   RETURN_IF_ERROR(CheckCount("starts", proto.starts_size(), kMaxSequencesPerStep));
   RETURN_IF_ERROR(CheckCount("units", proto.units_size(), kMaxUnitsPerStep));
   RETURN_IF_ERROR(CheckCount("ends", proto.ends_size(), kMaxSequencesPerStep));
+  RETURN_IF_ERROR(CheckCount("moves", proto.moves_size(), kMaxMovesPerStep));
   for (int i = 0; i < proto.starts_size(); ++i) {
     auto start = StartFromProto(proto.starts(i));
     RETURN_IF_ERROR(start) << "step " << plan.step_id << ": starts[" << i << "]";
@@ -279,6 +322,11 @@ absl::StatusOr<StepPlan> FromProto(const v1::StepPlan& proto) {
     plan.units.push_back(*std::move(unit));
   }
   plan.ends.assign(proto.ends().begin(), proto.ends().end());
+  for (int i = 0; i < proto.moves_size(); ++i) {
+    auto move = MoveFromProto(proto.moves(i));
+    RETURN_IF_ERROR(move) << "step " << plan.step_id << ": moves[" << i << "]";
+    plan.moves.push_back(*std::move(move));
+  }
   return plan;
 }
 
@@ -303,6 +351,7 @@ void ToProto(const StepResult& result, v1::StepDone* proto) {
       ToProto(token, added->mutable_logprobs()->add_tokens());
     }
   }
+  proto->mutable_failed_moves()->Assign(result.failed_moves.begin(), result.failed_moves.end());
 }
 
 absl::StatusOr<StepResult> FromProto(const v1::StepDone& proto) {
@@ -327,6 +376,15 @@ absl::StatusOr<StepResult> FromProto(const v1::StepDone& proto) {
     RETURN_IF_ERROR(logprobs) << "step " << result.step_id << ": prompt_logprobs of sequence "
                               << part.sequence_id();
     result.prompt_logprobs.push_back(*std::move(logprobs));
+  }
+  ASSIGN_OR_RETURN(result.failed_moves,
+                   Ids("failed_moves", proto.failed_moves(), kMaxMovesPerStep));
+  for (size_t i = 0; i < result.failed_moves.size(); ++i) {
+    const int32_t move = result.failed_moves[i];
+    if (move >= kMaxMovesPerStep || (i > 0 && move <= result.failed_moves[i - 1])) {
+      return Bad(absl::StrCat("failed_moves[", i, "] is ", move,
+                              ", needed is ascending order, limit ", kMaxMovesPerStep));
+    }
   }
   return result;
 }

@@ -17,6 +17,7 @@ namespace longhaul::worker {
 inline constexpr int kMaxUnitsPerStep = 4096;
 inline constexpr int kMaxSlicesPerUnit = 65536;
 inline constexpr int kMaxSequencesPerStep = 65536;  // starts, and ends
+inline constexpr int kMaxMovesPerStep = 65536;
 inline constexpr int64_t kMaxTokensPerUnit = int64_t{1} << 22;
 
 void ToProto(const StepPlan& plan, v1::StepPlan* proto);

@@ -41,6 +41,9 @@ void CheckRanges(const StepPlan& plan) {
     CheckIds(start.replayed_output_ids);
     CheckIds(start.end_token_ids);
   }
+  for (const KvMove& move : plan.moves) {
+    CHECK(move.from != move.to && move.from_index <= INT32_MAX && move.to_index <= INT32_MAX);
+  }
   for (const Unit& unit : plan.units) {
     CHECK(0 <= unit.layer_begin && unit.layer_begin < unit.layer_end) << unit.layer_end;
     CHECK(!unit.slices.empty());
@@ -56,6 +59,7 @@ void CheckRanges(const StepPlan& plan) {
 
 void CheckRanges(const StepResult& result) {
   for (const SampledToken& sampled : result.sampled) CHECK(sampled.token.token >= 0);
+  for (const int32_t move : result.failed_moves) CHECK(move >= 0) << move;
   for (const SequencePromptLogprobs& part : result.prompt_logprobs) {
     CHECK(part.begin > 0 && !part.tokens.empty()) << part.begin;
     CHECK(part.begin + static_cast<int64_t>(part.tokens.size()) <= INT32_MAX) << part.begin;

@@ -32,6 +32,8 @@ absl::StatusOr<RankEvent> FromProto(const v1::RankMessage& message) {
           .rank = proto.rank(),
           .model_digest = std::nullopt,
           .kv_capacity_blocks = static_cast<int64_t>(proto.kv_capacity_blocks()),
+          .host_slots = static_cast<int64_t>(proto.host_slots()),
+          .disk_slots = static_cast<int64_t>(proto.disk_slots()),
           .pid = proto.pid(),
           .host = proto.host()};
       Digest digest;
@@ -74,6 +76,8 @@ class Link final : public RankLink {
     start->set_layer_begin(place.layer_begin);
     start->set_layer_end(place.layer_end);
     start->set_kv_blocks(place.kv_blocks);
+    start->set_host_slots(place.host_slots);
+    start->set_disk_slots(place.disk_slots);
     Send(std::move(message));
   }
   void SendPlan(const StepPlan& plan) override {

@@ -273,6 +273,11 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
   std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
   std::move(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
             std::back_inserter(step.result.prompt_logprobs));
+  std::vector<int32_t> failed;  // of one rank or more
+  std::set_union(step.result.failed_moves.begin(), step.result.failed_moves.end(),
+                 result.failed_moves.begin(), result.failed_moves.end(),
+                 std::back_inserter(failed));
+  step.result.failed_moves = std::move(failed);
   const auto all_done = [](const Step& done) {
     return std::find(done.acknowledged.begin(), done.acknowledged.end(), false) ==
            done.acknowledged.end();

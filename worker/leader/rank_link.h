@@ -22,6 +22,8 @@ struct RankRegistration {
   uint32_t rank = 0;
   std::optional<Digest> model_digest;  // absent if it was not 16 bytes
   int64_t kv_capacity_blocks = 0;
+  int64_t host_slots = 0;  // KV blocks that it can keep off the device
+  int64_t disk_slots = 0;
   int64_t pid = 0;
   std::string host;
 };
@@ -52,6 +54,8 @@ struct RankPlace {
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
   int32_t kv_blocks = 0;
+  int32_t host_slots = 0;
+  int32_t disk_slots = 0;
 };
 
 // The leader's end of one rank's control stream. Thread-safe; calls return at once and do nothing

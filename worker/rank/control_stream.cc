@@ -47,12 +47,14 @@ absl::StatusOr<GroupPlace> FromProto(const v1::Start& proto) {
   };
   if (!in_range(proto.tensor_parallel_size(), 1, kMaxRanks) ||
       !in_range(proto.pipeline_parallel_size(), 1, kMaxRanks) ||
-      !in_range(proto.kv_blocks(), 1, kMaxInt) || !in_range(proto.layer_end(), 1, kMaxInt) ||
+      !in_range(proto.kv_blocks(), 1, kMaxInt) || !in_range(proto.host_slots(), 0, kMaxInt) ||
+      !in_range(proto.disk_slots(), 0, kMaxInt) || !in_range(proto.layer_end(), 1, kMaxInt) ||
       proto.layer_begin() >= proto.layer_end()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "start names tensor_parallel_size ", proto.tensor_parallel_size(),
         ", pipeline_parallel_size ", proto.pipeline_parallel_size(), ", layers [",
-        proto.layer_begin(), ", ", proto.layer_end(), "), kv_blocks ", proto.kv_blocks()));
+        proto.layer_begin(), ", ", proto.layer_end(), "), kv_blocks ", proto.kv_blocks(),
+        ", host_slots ", proto.host_slots(), ", disk_slots ", proto.disk_slots()));
   }
   GroupPlace place;
   place.incarnation = proto.incarnation();
@@ -61,6 +63,8 @@ absl::StatusOr<GroupPlace> FromProto(const v1::Start& proto) {
   place.layer_begin = static_cast<int32_t>(proto.layer_begin());
   place.layer_end = static_cast<int32_t>(proto.layer_end());
   place.kv_blocks = static_cast<int32_t>(proto.kv_blocks());
+  place.host_slots = static_cast<int32_t>(proto.host_slots());
+  place.disk_slots = static_cast<int32_t>(proto.disk_slots());
   place.rendezvous = proto.rendezvous();
   return place;
 }
@@ -102,6 +106,8 @@ class ControlStream::Impl {
     proto->set_rank(registration.rank);
     proto->set_model_digest(registration.model_digest.ToBytes());
     proto->set_kv_capacity_blocks(static_cast<uint64_t>(registration.kv_capacity_blocks));
+    proto->set_host_slots(static_cast<uint64_t>(registration.host_slots));
+    proto->set_disk_slots(static_cast<uint64_t>(registration.disk_slots));
     proto->set_pid(getpid());
     proto->set_host(HostName());
     stream_->Write(message);  // a failure shows in Run as the stream's end

@@ -21,6 +21,8 @@ struct Registration {
   uint32_t rank = 0;
   Digest model_digest;
   int64_t kv_capacity_blocks = 0;
+  int64_t host_slots = 0;  // KV blocks that can be kept off the device
+  int64_t disk_slots = 0;
 };
 
 // The rank's place in its group, checked for being possible by itself.
@@ -31,6 +33,8 @@ struct GroupPlace {
   int32_t layer_begin = 0;
   int32_t layer_end = 0;
   int32_t kv_blocks = 0;
+  int32_t host_slots = 0;  // that plans may name
+  int32_t disk_slots = 0;
   std::string rendezvous;
 };
 

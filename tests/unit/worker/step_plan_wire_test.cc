@@ -49,6 +49,9 @@ StepPlan FullPlan() {
   slice.next_prompt_token = 55;
   plan.units = {{.unit_id = 5, .layer_begin = 1, .layer_end = 4, .slices = {slice}}};
   plan.ends = {~uint64_t{0}, 2};
+  plan.moves = {{KvMove::Tier::kDevice, 7, KvMove::Tier::kHost, 0},
+                {KvMove::Tier::kHost, 0, KvMove::Tier::kDisk, INT32_MAX},
+                {KvMove::Tier::kDisk, 3, KvMove::Tier::kDevice, 8}};
   return plan;
 }
 
@@ -96,6 +99,16 @@ TEST(StepPlanWire, APlanComesBackAsItWas) {
   EXPECT_TRUE(unit.slices[0].sample);
   EXPECT_EQ(unit.slices[0].next_prompt_token, 55);
   EXPECT_THAT(plan.ends, ElementsAre(~uint64_t{0}, 2u));
+  ASSERT_EQ(plan.moves.size(), 3u);
+  EXPECT_EQ(plan.moves[0].from, KvMove::Tier::kDevice);
+  EXPECT_EQ(plan.moves[0].from_index, 7u);
+  EXPECT_EQ(plan.moves[0].to, KvMove::Tier::kHost);
+  EXPECT_EQ(plan.moves[0].to_index, 0u);
+  EXPECT_EQ(plan.moves[1].from, KvMove::Tier::kHost);
+  EXPECT_EQ(plan.moves[1].to, KvMove::Tier::kDisk);
+  EXPECT_EQ(plan.moves[1].to_index, kTooLarge - 1);
+  EXPECT_EQ(plan.moves[2].from, KvMove::Tier::kDisk);
+  EXPECT_EQ(plan.moves[2].to, KvMove::Tier::kDevice);
 }
 
 TEST(StepPlanWire, NoLogprobsStaysNoLogprobs) {
@@ -163,6 +176,16 @@ TEST(StepPlanWire, RefusesWhatIsOutOfRangeAndNamesIt) {
       {"begin", [](auto& p) { p.mutable_units(0)->mutable_slices(0)->set_begin(kTooLarge); }},
       {"ends above",
        [](auto& p) { p.mutable_units(0)->mutable_slices(0)->set_begin(kTooLarge - 1); }},
+      {"moves[0]: from is tier 0", [](auto& p) { p.mutable_moves(0)->clear_from(); }},
+      {"moves[2]: to is tier 0", [](auto& p) { p.mutable_moves(2)->clear_to(); }},
+      {"to is tier 9", [](auto& p) { p.mutable_moves(0)->set_to(static_cast<v1::KvTier>(9)); }},
+      {"same tier", [](auto& p) { p.mutable_moves(1)->set_to(v1::KV_TIER_HOST); }},
+      {"from_index", [](auto& p) { p.mutable_moves(0)->set_from_index(kTooLarge); }},
+      {"to_index", [](auto& p) { p.mutable_moves(0)->set_to_index(~0u); }},
+      {"moves has",
+       [](auto& p) {
+         while (p.moves_size() <= kMaxMovesPerStep) p.add_moves();
+       }},
       {"starts has",
        [](auto& p) {
          while (p.starts_size() <= kMaxSequencesPerStep) p.add_starts();
@@ -204,6 +227,7 @@ TEST(StepPlanWire, AResultComesBackAsItWas) {
                              .begin = 257,
                              .tokens = {{.token = 3, .logprob = -2, .top_logprobs = {{9, -1}}},
                                         {.token = 4, .logprob = 0}}}};
+  result.failed_moves = {0, 3, kMaxMovesPerStep - 1};
   v1::StepDone proto;
   ToProto(result, &proto);
   ASSERT_OK_AND_ASSIGN(const StepResult back, FromProto(proto));
@@ -228,6 +252,7 @@ TEST(StepPlanWire, AResultComesBackAsItWas) {
   EXPECT_EQ(back.prompt_logprobs[0].tokens[0].logprob, -2);
   EXPECT_EQ(back.prompt_logprobs[0].tokens[0].top_logprobs[0].token, 9);
   EXPECT_EQ(back.prompt_logprobs[0].tokens[1].logprob, 0);
+  EXPECT_THAT(back.failed_moves, ElementsAre(0, 3, kMaxMovesPerStep - 1));
 }
 
 TEST(StepPlanWire, RefusesPromptLogprobsOutOfRange) {
@@ -269,6 +294,16 @@ TEST(StepPlanWire, RefusesResultsOutOfRange) {
   proto.add_sampled()->mutable_token()->set_token_id(~0u);
   EXPECT_THAT(FromProto(proto).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("token_id")));
+}
+
+TEST(StepPlanWire, RefusesFailedMovesOutOfRangeOrOrder) {
+  for (const std::vector<uint32_t>& moves :
+       {std::vector<uint32_t>{kMaxMovesPerStep}, {kTooLarge}, {2, 1}, {0, 1, 1}}) {
+    v1::StepDone proto;
+    proto.mutable_failed_moves()->Assign(moves.begin(), moves.end());
+    EXPECT_THAT(FromProto(proto).status(),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("failed_moves")));
+  }
 }
 
 TEST(StepPlanWire, DamagedBytesGiveAnErrorOrASanePlan) {
