@@ -100,6 +100,8 @@ class Backend {
   virtual int64_t FreeMemoryBytes() const = 0;
   virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
+  // dst[t][column + i] = src[t][i]; columns [column, column + src.cols) lie within dst.
+  virtual absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) = 0;
   // Bytes of one layer's part of a KV block (kKvBlockTokens tokens), scale slots included.
   virtual int64_t KvLayerBlockBytes(const KvShape& shape) const = 0;
 

@@ -140,6 +140,20 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
+  absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
+    if (src.dtype != dst.dtype || src.rows != dst.rows || column < 0 ||
+        column > dst.cols - src.cols) {
+      return absl::InternalError(
+          absl::StrCat("copy_columns(", Sizes(src, dst), ", column ", column, ")"));
+    }
+    const int64_t element = DTypeBytes(src.dtype);
+    for (int64_t row = 0; row < src.rows && src.cols > 0; ++row) {
+      std::memcpy(static_cast<uint8_t*>(dst.Rows(row, 1).data) + column * element,
+                  src.Rows(row, 1).data, static_cast<size_t>(src.cols * element));
+    }
+    return absl::OkStatus();
+  }
+
   int64_t KvLayerBlockBytes(const KvShape& shape) const override {
     return LayoutOf(shape).BlockBytes();
   }

@@ -86,12 +86,16 @@ double TemperatureFactor(const AttentionOptions& options, const ModelConfig& con
 }
 
 Qwen2::Qwen2(const ModelConfig& config, const AttentionOptions& options, Weights weights,
-             backend::Backend& backend)
+             backend::Backend& backend, ShardSums* sums)
     : config_(config),
       options_(options),
       rotary_rule_(MakeRotaryRule(config, options)),
       weights_(std::move(weights)),
-      backend_(backend) {}
+      backend_(backend),
+      sums_(sums) {
+  CHECK((sums_ != nullptr) == (weights_.range.tensor_parallel_size > 1))
+      << "shards=" << weights_.range.tensor_parallel_size;
+}
 
 absl::Status Qwen2::Begin(std::span<const ModelSlice> slices, Activations& activations) {
   const int64_t num_rows = NumRows(slices);
@@ -111,6 +115,7 @@ absl::Status Qwen2::Begin(std::span<const ModelSlice> slices, Activations& activ
 
 absl::Status Qwen2::Embed(std::span<const ModelSlice> slices, Activations& activations) {
   CHECK(weights_.embedding.data != nullptr) << "Embed on a stage without the embedding";
+  if (sums_ != nullptr) return EmbedOwn(slices, activations.hidden_);
   int64_t row = 0;
   for (const ModelSlice& slice : slices) {
     const int64_t count = static_cast<int64_t>(slice.token_ids.size());
@@ -119,6 +124,29 @@ absl::Status Qwen2::Embed(std::span<const ModelSlice> slices, Activations& activ
     row += count;
   }
   return absl::OkStatus();
+}
+
+absl::Status Qwen2::EmbedOwn(std::span<const ModelSlice> slices, TensorView hidden) {
+  const WeightRange& range = weights_.range;
+  const int64_t begin =
+      VocabularyBegin(config_, range.tensor_parallel_rank, range.tensor_parallel_size);
+  const int64_t zero_row = weights_.embedding.rows - 1;
+  int64_t row = 0;
+  for (const ModelSlice& slice : slices) {
+    own_ids_.clear();
+    for (const TokenId id : slice.token_ids) {
+      const bool own = id >= begin && id < begin + zero_row;
+      own_ids_.push_back(static_cast<TokenId>(own ? id - begin : zero_row));
+    }
+    const int64_t count = static_cast<int64_t>(own_ids_.size());
+    RETURN_IF_ERROR(backend_.Embed(weights_.embedding, own_ids_, hidden.Rows(row, count)));
+    row += count;
+  }
+  return sums_->Sum(hidden);  // exact: all but one summand are zeros
+}
+
+absl::Status Qwen2::SumShards(TensorView inout) {
+  return sums_ == nullptr ? absl::OkStatus() : sums_->Sum(inout);
 }
 
 absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
@@ -130,6 +158,8 @@ absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
   const int64_t num_rows = activations.num_rows_;
   CHECK(NumRows(slices) == num_rows) << "rows=" << NumRows(slices) << " begun=" << num_rows;
   CHECK(num_rows <= scratch_.capacity_rows) << "rows=" << num_rows;
+  CHECK(kv.shape.num_kv_heads * range.tensor_parallel_size == config_.num_kv_heads)
+      << "cache of " << kv.shape.num_kv_heads << " KV heads";
   const double eps = config_.rms_norm_eps;
   const TensorView hidden = activations.hidden_;
   const TensorView norm = scratch_.norm.Rows(0, num_rows);
@@ -144,6 +174,7 @@ absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
                                           activations.rotary_, rows, kv, scratch_.queries));
   RETURN_IF_ERROR(backend_.Attend(scratch_.queries, rotary_rule_, rows, kv, attended));
   RETURN_IF_ERROR(backend_.Linear(attended, weights.out, delta));
+  RETURN_IF_ERROR(SumShards(delta));
   RETURN_IF_ERROR(backend_.RmsNorm(hidden, delta, weights.post_attention_norm, eps, norm));
 
   // x += Wdown (silu(Wgate norm(x)) * Wup norm(x)), some rows at a time
@@ -155,6 +186,7 @@ absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
     RETURN_IF_ERROR(backend_.SiluMul(gate_up, inner));
     RETURN_IF_ERROR(backend_.Linear(inner, weights.down, delta.Rows(begin, count)));
   }
+  RETURN_IF_ERROR(SumShards(delta));
   return backend_.Add(hidden, delta);
 }
 
@@ -168,8 +200,22 @@ absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,
                                      weights_.final_norm, config_.rms_norm_eps,
                                      logits_.norm.Rows(i, 1)));
   }
-  const TensorView logits = logits_.logits.Rows(0, count);
+  const TensorView logits = (sums_ == nullptr ? logits_.logits : logits_.own).Rows(0, count);
   RETURN_IF_ERROR(backend_.Linear(logits_.norm.Rows(0, count), weights_.lm_head, logits));
+  return sums_ == nullptr ? logits : GatherLogits(count);
+}
+
+absl::StatusOr<TensorView> Qwen2::GatherLogits(int64_t count) {
+  std::vector<TensorView> parts;
+  for (const TensorView& part : logits_.parts) parts.push_back(part.Rows(0, count));
+  RETURN_IF_ERROR(sums_->Gather(logits_.own.Rows(0, count), parts));
+  if (parts.empty()) return TensorView{};
+  const TensorView logits = logits_.logits.Rows(0, count);
+  int64_t column = 0;
+  for (const TensorView& part : parts) {
+    RETURN_IF_ERROR(backend_.CopyColumns(part, logits, column));
+    column += part.cols;
+  }
   return logits;
 }
 
@@ -223,10 +269,21 @@ absl::Status Qwen2::ReserveActivations(int64_t rows, Activations& activations) {
 absl::Status Qwen2::ReserveLogits(int64_t rows) {
   if (rows <= logits_.capacity_rows) return absl::OkStatus();
   logits_.capacity_rows = 0;
+  const int32_t shards = weights_.range.tensor_parallel_size;
+  const bool is_first = weights_.range.tensor_parallel_rank == 0;
   RETURN_IF_ERROR(Reserve(backend_, logits_.buffer,
                           [&](Carver& carver) {
                             logits_.norm = carver.Take(rows, config_.hidden_size);
-                            logits_.logits = carver.Take(rows, weights_.lm_head.weight.rows);
+                            if (is_first) logits_.logits = carver.Take(rows, config_.vocab_size);
+                            if (shards == 1) return;
+                            logits_.own = carver.Take(rows, weights_.lm_head.weight.rows);
+                            if (!is_first) return;
+                            logits_.parts = {logits_.own};
+                            for (int32_t shard = 1; shard < shards; ++shard) {
+                              logits_.parts.push_back(
+                                  carver.Take(rows, VocabularyBegin(config_, shard + 1, shards) -
+                                                        VocabularyBegin(config_, shard, shards)));
+                            }
                           }))
       << "logits of " << rows << " rows";
   logits_.capacity_rows = rows;

@@ -9,6 +9,7 @@
 #include "common/model_config.h"
 #include "common/types.h"
 #include "worker/backend/backend.h"
+#include "worker/model/shard_sums.h"
 #include "worker/model/weights.h"
 #include "worker/tensor.h"
 
@@ -57,18 +58,24 @@ class Activations {
 // A Qwen2 decoder on one backend: embedding, layers [begin, end), final norm and head, as far as
 // the weights' range holds them.
 //
+// With several shards (tensor parallelism) each has its heads, its part of the MLP and of the
+// vocabulary, and the whole residual stream. What a layer adds to that is summed over the shards,
+// so it has the same bits on all of them; all must make the same calls.
+//
 // Knows nothing of sequences' lives, requests or peers. Owned by the executor thread. A row's
 // values do not depend on what else is in its unit, nor on where a unit is cut between layers: bit
-// for bit. Scratch grows to the largest unit seen and is then reused; steps of known size allocate
-// nothing on the device. Errors: those of the backend's ops.
+// for bit, with the same number of shards. Scratch grows to the largest unit seen and is then
+// reused; steps of known size allocate nothing on the device. Errors: those of the backend's ops
+// and of the shards' sums.
 class Qwen2 {
  public:
   // Rows of the MLP computed at a time: bounds its [rows, 2 I] intermediate.
   static constexpr int64_t kMlpRows = 8192;
 
-  // `backend` outlives the model. `weights` views memory of it.
+  // `backend` and `sums` outlive the model; `sums` is null with one shard, and only then. `weights`
+  // views memory of `backend`.
   Qwen2(const ModelConfig& config, const AttentionOptions& options, Weights weights,
-        backend::Backend& backend);
+        backend::Backend& backend, ShardSums* sums = nullptr);
 
   const ModelConfig& config() const { return config_; }
   const WeightRange& range() const { return weights_.range; }
@@ -78,11 +85,12 @@ class Qwen2 {
   absl::Status Begin(std::span<const ModelSlice> slices, Activations& activations);
   // First stage only.
   absl::Status Embed(std::span<const ModelSlice> slices, Activations& activations);
-  // One layer, absolute number within range(). kv is this layer's part of the cache.
+  // One layer, absolute number within range(). kv is this layer's part of the cache, with the KV
+  // heads of this shard.
   absl::Status RunLayer(int32_t layer, std::span<const ModelSlice> slices,
                         const backend::KvLayer& kv, Activations& activations);
-  // Last stage only: final norm and head of some rows. The result, [rows, V], is valid until the
-  // next call.
+  // Last stage only: final norm and head of some rows. The result, [rows, V] of the whole
+  // vocabulary, is shard 0's and valid until the next call; the other shards get an empty view.
   absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows, const Activations& activations);
 
  private:
@@ -101,19 +109,29 @@ class Qwen2 {
   struct LogitsScratch {
     int64_t capacity_rows = 0;
     backend::DeviceBuffer buffer;
-    TensorView norm;    // [S, E]
-    TensorView logits;  // [S, V]
+    TensorView norm;                // [S, E]
+    TensorView logits;              // [S, V], on shard 0 only
+    TensorView own;                 // [S, V of this shard]; several shards only
+    std::vector<TensorView> parts;  // on shard 0 of several: [S, V of each], its own first
   };
 
   absl::Status ReserveScratch(int64_t rows);
   absl::Status ReserveActivations(int64_t rows, Activations& activations);
   absl::Status ReserveLogits(int64_t rows);
+  // Embed where the ids outside this shard's vocabulary are other shards'.
+  absl::Status EmbedOwn(std::span<const ModelSlice> slices, TensorView hidden);
+  // Sums over the shards, if there are several.
+  absl::Status SumShards(TensorView inout);
+  // Puts the shards' parts of the first `count` rows of logits side by side on shard 0.
+  absl::StatusOr<TensorView> GatherLogits(int64_t count);
 
   const ModelConfig config_;
   const AttentionOptions options_;
   const backend::RotaryRule rotary_rule_;
   const Weights weights_;
   backend::Backend& backend_;
+  ShardSums* const sums_;
+  std::vector<TokenId> own_ids_;  // rows of the embedding, of a slice
   Scratch scratch_;
   LogitsScratch logits_;
 };

@@ -66,7 +66,8 @@ class Loader {
     const bool last = range.layer_end == config_.num_layers;
     const bool needs_embedding = range.layer_begin == 0;
     if (needs_embedding) {
-      ASSIGN_OR_RETURN(weights_.embedding, Whole("model.embed_tokens.weight"));
+      const int64_t zeros = range.tensor_parallel_size > 1 ? 1 : 0;
+      ASSIGN_OR_RETURN(weights_.embedding, VocabularyRows("model.embed_tokens.weight", zeros));
     }
     for (int32_t layer = range.layer_begin; layer < range.layer_end; ++layer) {
       RETURN_IF_ERROR(LoadLayer(layer));
@@ -74,11 +75,12 @@ class Loader {
     if (last) {
       ASSIGN_OR_RETURN(weights_.final_norm, Whole("model.norm.weight"));
       if (config_.tie_word_embeddings && needs_embedding) {
-        weights_.lm_head.weight = weights_.embedding;
+        weights_.lm_head.weight = weights_.embedding.Rows(0, Vocabulary().size());
       } else {
         ASSIGN_OR_RETURN(
             weights_.lm_head.weight,
-            Whole(config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"));
+            VocabularyRows(
+                config_.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", 0));
       }
     }
     return std::move(weights_);
@@ -113,6 +115,13 @@ class Loader {
     const int64_t part = size / weights_.range.tensor_parallel_size;
     return {part * weights_.range.tensor_parallel_rank,
             part * (weights_.range.tensor_parallel_rank + 1)};
+  }
+
+  // This shard's token ids.
+  Range Vocabulary() const {
+    const int32_t rank = weights_.range.tensor_parallel_rank;
+    const int32_t size = weights_.range.tensor_parallel_size;
+    return {VocabularyBegin(config_, rank, size), VocabularyBegin(config_, rank + 1, size)};
   }
 
   const StoredTensor& Stored(const std::string& name) const {
@@ -164,6 +173,16 @@ class Loader {
     return tensor;
   }
 
+  // This shard's rows of a matrix with a row a token, then rows of zeros.
+  absl::StatusOr<TensorView> VocabularyRows(const std::string& name, int64_t zero_rows) {
+    const StoredTensor& stored = Stored(name);
+    const Range ids = Vocabulary();
+    const int64_t cols = stored.shape.back();
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(ids.size() + zero_rows, cols));  // zeroed
+    RETURN_IF_ERROR(Copy(stored, ids.begin * cols, ids.size() * cols, tensor.f32()));
+    return tensor;
+  }
+
   // Columns of a matrix.
   absl::StatusOr<TensorView> Columns(const std::string& name, Range columns) {
     const StoredTensor& stored = Stored(name);
@@ -183,6 +202,18 @@ class Loader {
   std::vector<float> staging_;
 };
 
+// "1, 2, 4"
+std::string PossibleSizes(const ModelConfig& config) {
+  std::string sizes = "1";
+  for (int32_t size = 2; size <= config.num_kv_heads; ++size) {
+    if (config.num_kv_heads % size == 0 && config.intermediate_size % size == 0 &&
+        size <= config.vocab_size) {
+      absl::StrAppend(&sizes, ", ", size);
+    }
+  }
+  return sizes;
+}
+
 absl::Status CheckRange(const ModelConfig& config, const WeightRange& range) {
   if (range.layer_begin < 0 || range.layer_begin >= range.layer_end ||
       range.layer_end > config.num_layers) {
@@ -190,18 +221,27 @@ absl::Status CheckRange(const ModelConfig& config, const WeightRange& range) {
                                                    range.layer_end, ") of a model of ",
                                                    config.num_layers, " layers"));
   }
-  if (range.tensor_parallel_size < 1 || range.tensor_parallel_rank < 0 ||
-      range.tensor_parallel_rank >= range.tensor_parallel_size ||
-      config.num_kv_heads % range.tensor_parallel_size != 0 ||
-      config.intermediate_size % range.tensor_parallel_size != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "shard ", range.tensor_parallel_rank, " of ", range.tensor_parallel_size, " of ",
-        config.num_kv_heads, " KV heads and intermediate size ", config.intermediate_size));
+  const int32_t size = range.tensor_parallel_size;
+  if (size < 1 || range.tensor_parallel_rank < 0 || range.tensor_parallel_rank >= size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shard ", range.tensor_parallel_rank, " of ", size));
+  }
+  if (config.num_kv_heads % size != 0 || config.intermediate_size % size != 0 ||
+      config.vocab_size < size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the model has ", config.num_kv_heads, " KV heads and intermediate size ",
+                     config.intermediate_size, ", which ", size,
+                     " ranks cannot share evenly: set --tensor-parallel-size to one of ",
+                     PossibleSizes(config)));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+int64_t VocabularyBegin(const ModelConfig& config, int32_t rank, int32_t size) {
+  return int64_t{config.vocab_size} * rank / size;
+}
 
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const WeightRange& range, backend::Backend& backend) {

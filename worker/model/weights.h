@@ -17,12 +17,16 @@ struct WeightRange {
   int32_t layer_begin = 0;
   int32_t layer_end = 0;             // half-open; the stage with layer 0 holds the embedding, the
                                      // stage with the last layer the final norm and the head
-  int32_t tensor_parallel_rank = 0;  // shard of the heads and of the intermediate dimension
+  int32_t tensor_parallel_rank = 0;  // shard of heads, intermediate dimension and vocabulary
   int32_t tensor_parallel_size = 1;  // divides num_kv_heads and intermediate_size
 };
 
-// Weights of a Qwen2 model on a backend, fp32. With n shards, heads and I below are those of a
-// shard; the outputs of `out` and `down` are then partial sums.
+// First token id of a shard of the vocabulary, V rank / size: it ends where the next one begins.
+int64_t VocabularyBegin(const ModelConfig& config, int32_t rank, int32_t size);
+
+// Weights of a Qwen2 model on a backend, fp32. With n shards, heads, I and V below are those of a
+// shard; the outputs of `out` and `down` are then partial sums, and the embedding has one row more,
+// of zeros: that of the ids of other shards.
 struct Weights {
   struct Layer {
     TensorView input_norm;           // [1, E]
@@ -45,7 +49,8 @@ struct Weights {
 };
 
 // Checks the whole checkpoint against the configuration (see CheckQwen2Tensors), then loads a
-// range. Errors: kInvalidArgument (tensors, or a range outside the model), kResourceExhausted
+// range: the bytes of other stages and shards are not read. Errors: kInvalidArgument (tensors, a
+// range outside the model, a number of shards that does not divide it), kResourceExhausted
 // (memory).
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const WeightRange& range, backend::Backend& backend);

@@ -27,8 +27,8 @@ std::vector<TokenId> NextPromptTokens(const Slice& slice, int64_t prompt_tokens)
 
 Executor::Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock)
     : stage_(stage), sampler_(sampler), scorer_(scorer), clock_(clock) {
-  CHECK((sampler_ != nullptr && scorer_ != nullptr) || !stage_.is_last())
-      << "the last stage samples and scores";
+  CHECK((sampler_ != nullptr) == stage_.has_logits()) << "who has the logits samples";
+  CHECK((scorer_ != nullptr) == stage_.is_last()) << "the last stage scores";
 }
 
 absl::StatusOr<StepResult> Executor::Execute(const StepPlan& plan, const std::atomic<bool>& stop) {
@@ -133,7 +133,9 @@ absl::Status Executor::Run(const Unit& unit, const std::atomic<bool>& stop, Step
   if (unit.layer_end < num_layers || !stage_.is_last()) return absl::OkStatus();
   if (!samples.empty()) {
     ASSIGN_OR_RETURN(const TensorView logits, stage_.Logits(sampled_rows));
-    RETURN_IF_ERROR(sampler_->Sample(samples, logits, result));
+    if (sampler_ != nullptr) {
+      RETURN_IF_ERROR(sampler_->Sample(samples, logits, result));
+    }
   }
   if (scored_parts.empty()) return absl::OkStatus();
   return scorer_->Score(scored_parts, stop, result);

@@ -27,7 +27,8 @@ namespace longhaul::worker::rank {
 // error the rank's state no longer follows the leader's: it must exit.
 class Executor {
  public:
-  // `sampler` and `scorer` may be null except on the last stage. All outlive the executor.
+  // `sampler` where stage.has_logits(), `scorer` where stage.is_last(), else null. All outlive the
+  // executor.
   Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock);
 
   // `stop` is looked at between layers: kCancelled when it is set.

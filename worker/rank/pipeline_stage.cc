@@ -11,7 +11,12 @@ namespace longhaul::worker::rank {
 
 PipelineStage::PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache,
                              comm::Communicator& communicator)
-    : model_(std::move(model)), cache_(std::move(cache)), communicator_(communicator) {}
+    : model_(std::move(model)), cache_(std::move(cache)), communicator_(communicator) {
+  CHECK((model_->range().layer_begin == 0) == (communicator_.rank() == 0) &&
+        is_last() == (communicator_.rank() + 1 == communicator_.size()))
+      << "layers [" << model_->range().layer_begin << ", " << model_->range().layer_end
+      << ") on stage " << communicator_.rank() << " of " << communicator_.size();
+}
 
 bool PipelineStage::IsSame(const Resident& resident, const StageUnit& unit) const {
   if (!std::ranges::equal(resident.sequences, unit.sequences)) return false;
@@ -45,26 +50,36 @@ absl::StatusOr<PipelineStage::Resident> PipelineStage::Begin(const StageUnit& un
   return resident;
 }
 
+absl::StatusOr<PipelineStage::Resident> PipelineStage::TakeCut(const StageUnit& unit,
+                                                               int32_t layer) {
+  const auto found = std::ranges::find_if(cut_, [&](const Resident& candidate) {
+    return candidate.next_layer == layer && IsSame(candidate, unit);
+  });
+  if (found == cut_.end()) {
+    return absl::InternalError(absl::StrCat("unit of sequence ", unit.sequences.front(),
+                                            " at position ", unit.slices.front().position_begin,
+                                            " continues at layer ", layer,
+                                            ", but no unit waits there"));
+  }
+  Resident resident = std::move(*found);
+  cut_.erase(found);
+  return resident;
+}
+
 absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& stop) {
   const model::WeightRange& range = model_->range();
   const int32_t first = std::max(unit.layer_begin, range.layer_begin);
   const int32_t last = std::min(unit.layer_end, range.layer_end);
-  if (first >= last) return absl::OkStatus();  // layers of other stages
+  // Both sides of a border must transfer units in the same order, whatever runs between the parts
+  // of a cut one: so here where the next stage receives, not where the last layer ran.
+  const bool sends =
+      !is_last() && unit.layer_begin <= range.layer_end && unit.layer_end > range.layer_end;
+  if (first >= last && !sends) return absl::OkStatus();  // layers of other stages
   Resident resident;
   if (first == range.layer_begin) {
     ASSIGN_OR_RETURN(resident, Begin(unit));
   } else {
-    const auto found = std::ranges::find_if(cut_, [&](const Resident& candidate) {
-      return candidate.next_layer == first && IsSame(candidate, unit);
-    });
-    if (found == cut_.end()) {
-      return absl::InternalError(absl::StrCat("unit of sequence ", unit.sequences.front(),
-                                              " at position ", unit.slices.front().position_begin,
-                                              " continues at layer ", first,
-                                              ", but no unit waits there"));
-    }
-    resident = std::move(*found);
-    cut_.erase(found);
+    ASSIGN_OR_RETURN(resident, TakeCut(unit, first));
   }
   for (int32_t layer = first; layer < last; ++layer) {
     if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("rank stops");
@@ -73,7 +88,7 @@ absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& 
         << "layer " << layer;
   }
   resident.next_layer = last;
-  if (last < range.layer_end) {
+  if (!sends && (!is_last() || last < range.layer_end)) {
     if (cut_.size() >= kMaxResident) {
       return absl::ResourceExhaustedError(
           absl::StrCat(cut_.size() + 1, " units are cut between layers, limit ", kMaxResident));
@@ -81,7 +96,7 @@ absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& 
     cut_.push_back(std::move(resident));
     return absl::OkStatus();
   }
-  if (!is_last()) {
+  if (sends) {
     RETURN_IF_ERROR(
         communicator_.Send(resident.activations.hidden(), communicator_.rank() + 1, Stream{}))
         << "activations of " << resident.activations.num_rows() << " tokens";

@@ -25,30 +25,38 @@ struct StageUnit {
 };
 
 // The layers of one pipeline stage with their KV cache: takes from each unit the layers that are
-// its own, receives the residual stream from the stage before and sends it to the one behind.
+// its own, receives the residual stream from the stage before and sends it to the one behind. Of a
+// stage with several tensor-parallel ranks this is one rank's shard; each sends its stream, the
+// same on all of them, to the rank with its number in the next stage.
 //
 // Activations of a unit that was cut between layers stay resident until the unit goes on; other
-// units may run in between (short requests do not wait for a long one). Where a unit is cut changes
-// no bit. Owned by the executor thread. Errors: kInternal for a unit that continues nothing
-// resident, kResourceExhausted for more than kMaxResident cut units, kCancelled when `stop` was
-// set; what model and communicator return.
+// units may run in between (short requests do not wait for a long one). They travel between stages
+// in the part of a unit that crosses the border, so a unit cut at the border stays resident before
+// it. Where a unit is cut changes no bit. Owned by the executor thread. Errors: kInternal for a
+// unit that continues nothing resident, kResourceExhausted for more than kMaxResident cut units,
+// kCancelled when `stop` was set; what model and communicator return. After an error peers may wait
+// for this rank, until their communicators time out or are aborted.
 class PipelineStage {
  public:
   // Units that may be cut at the same time.
   static constexpr size_t kMaxResident = 4;
 
-  // `communicator` has one rank a stage, in order, and outlives this.
+  // `communicator` has one rank a stage, in order, and outlives this. `cache` has the KV heads of
+  // the model's shard.
   PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache,
                 comm::Communicator& communicator);
 
   const ModelConfig& config() const { return model_->config(); }
   const KvCache& cache() const { return cache_; }
   bool is_last() const { return model_->range().layer_end == config().num_layers; }
+  // Whether this is the rank of its group that has the logits.
+  bool has_logits() const { return is_last() && model_->range().tensor_parallel_rank == 0; }
 
   // Runs the unit's layers that are this stage's; `stop` is looked at between layers.
   absl::Status Run(const StageUnit& unit, const std::atomic<bool>& stop);
 
-  // Logits [rows, V] of some rows of the unit that Run completed last. Last stage only; valid until
+  // Logits [rows, V] of some rows of the unit that Run completed last. Last stage only, whose
+  // tensor-parallel ranks must make the same calls; an empty view unless has_logits(). Valid until
   // the next call.
   absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows);
 
@@ -66,6 +74,8 @@ class PipelineStage {
   bool IsSame(const Resident& resident, const StageUnit& unit) const;
   // Takes over the unit's first activations: embeds, or receives.
   absl::StatusOr<Resident> Begin(const StageUnit& unit);
+  // Takes back what waits at `layer`.
+  absl::StatusOr<Resident> TakeCut(const StageUnit& unit, int32_t layer);
 
   const std::unique_ptr<model::Qwen2> model_;
   const KvCache cache_;

@@ -66,13 +66,14 @@ absl::Status PromptScorer::Score(std::span<const Part> parts, const std::atomic<
   }
   std::vector<int64_t> tile_rows;
   std::vector<backend::LogprobsRow> tile;
-  for (size_t begin = 0; begin < rows.size(); begin += tile.size()) {
+  for (size_t begin = 0; begin < rows.size(); begin += tile_rows.size()) {
     if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("rank stops");
     tile_rows.clear();
     tile.clear();
     const size_t end = std::min(rows.size(), begin + static_cast<size_t>(rows_per_tile_));
     for (size_t i = begin; i < end; ++i) tile_rows.push_back(rows[i].row);
     ASSIGN_OR_RETURN(const TensorView logits, stage_.Logits(tile_rows));
+    if (!stage_.has_logits()) continue;
     for (size_t i = begin; i < end; ++i) {
       tile.push_back({.logits = logits.Rows(static_cast<int64_t>(i - begin), 1),
                       .token = rows[i].next_token,
@@ -88,6 +89,7 @@ absl::Status PromptScorer::Score(std::span<const Part> parts, const std::atomic<
       }
     }
   }
+  if (!stage_.has_logits()) return absl::OkStatus();
   for (SequencePromptLogprobs& sequence : scored) {
     if (!HasError(result, sequence.sequence_id)) Add(std::move(sequence), result);
   }

@@ -15,7 +15,7 @@ namespace longhaul::worker::rank {
 
 // Tells how probable the model found a prompt's own tokens: logprobs of the raw logits (as the
 // sampler reports them) of each token that follows a row of the unit that has just run. Lives on
-// the last stage of a group.
+// every rank of a group's last stage: all compute the logits together, the one that has them tells.
 //
 // Logits are computed for some rows at a time, so that memory is bounded whatever the unit's size.
 // Which rows are computed together changes no bit. Keeps nothing of a sequence. Owned by the
@@ -38,8 +38,9 @@ class PromptScorer {
     std::vector<TokenId> next_tokens;  // the tokens that follow the rows; not empty
     int32_t num_top = 0;               // alternatives for each, 0..20
   };
-  // Scores the parts, of a sequence each, of the unit that the stage completed last, and adds their
-  // logprobs to `result`, or the sequence's error (a NaN or Inf; nothing more of that sequence).
+  // Scores the parts, of a sequence each, of the unit that the stage completed last, and, where the
+  // stage has the logits, adds their logprobs to `result`, or the sequence's error (a NaN or Inf;
+  // nothing more of that sequence).
   absl::Status Score(std::span<const Part> parts, const std::atomic<bool>& stop,
                      StepResult& result);
 

@@ -16,7 +16,8 @@
 namespace longhaul::worker::rank {
 
 // What sampling a sequence's next token depends on besides its logits: parameters, the ids in its
-// prompt and output, and how many tokens it has generated. Lives on the last stage of a group.
+// prompt and output, and how many tokens it has generated. Lives on the rank of a group that has
+// the logits.
 //
 // Owned by the executor thread. Memory of a sequence: V / 8 bytes with a repetition penalty, 4 V
 // with a presence or frequency penalty. Token ids must be within the vocabulary (the executor
