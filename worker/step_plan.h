@@ -21,6 +21,9 @@ struct SequenceStart {
   std::vector<TokenId> cached_prompt_ids;
   // Output sampled before a preemption: counts for the penalties and the seed counter.
   std::vector<TokenId> replayed_output_ids;
+  // Of them, from the first on, how many no slice will carry because their KV is cached, too: more
+  // than none only if the whole prompt's is.
+  int32_t cached_output_tokens = 0;
   std::vector<TokenId> end_token_ids;  // banned while the output has fewer than min_tokens
   int32_t min_tokens = 0;
 };
@@ -89,7 +92,10 @@ struct SequenceError {
 
 struct StepResult {
   StepId step_id = 0;
-  double seconds = 0;  // execution, without waiting for input
+  double seconds = 0;  // execution, without waiting for input; of a group: its slowest rank's
+  // Of each pipeline stage, its slowest rank's. Set by the leader's group; a rank knows only its
+  // own.
+  std::vector<double> stage_seconds;
   std::vector<SampledToken> sampled;
   std::vector<SequenceError> errors;
   std::vector<SequencePromptLogprobs> prompt_logprobs;  // at most one a sequence

@@ -71,6 +71,8 @@ absl::StatusOr<SequenceStart> StartFromProto(const v1::SequenceStart& proto) {
                    Ids("cached_prompt_ids", proto.cached_prompt_ids(), start.prompt_tokens));
   ASSIGN_OR_RETURN(start.replayed_output_ids,
                    Ids("replayed_output_ids", proto.replayed_output_ids(), kMaxTokensPerUnit));
+  ASSIGN_OR_RETURN(start.cached_output_tokens,
+                   Int32("cached_output_tokens", proto.cached_output_tokens()));
   ASSIGN_OR_RETURN(start.end_token_ids,
                    Ids("banned_until_min_tokens", proto.banned_until_min_tokens(), kMaxEndTokens));
   ASSIGN_OR_RETURN(start.min_tokens, Int32("min_tokens", proto.min_tokens()));
@@ -273,6 +275,7 @@ void ToProto(const StepPlan& plan, v1::StepPlan* proto) {
     }
     copy(start.cached_prompt_ids, added->mutable_cached_prompt_ids());
     copy(start.replayed_output_ids, added->mutable_replayed_output_ids());
+    added->set_cached_output_tokens(static_cast<uint32_t>(start.cached_output_tokens));
     copy(start.end_token_ids, added->mutable_banned_until_min_tokens());
     added->set_min_tokens(static_cast<uint32_t>(start.min_tokens));
   }

@@ -161,7 +161,7 @@ class Planner {
 
 // Changes one number of the plan, or copies one of its parts.
 void Spoil(fuzz::FuzzInput& input, StepPlan& plan) {
-  const size_t what = input.Below(18);
+  const size_t what = input.Below(19);
   const auto value = input.Value<int32_t>();
   if (what == 0) plan.step_id = static_cast<StepId>(value);
   if (what == 1) plan.ends.push_back(static_cast<SequenceId>(value));
@@ -171,6 +171,7 @@ void Spoil(fuzz::FuzzInput& input, StepPlan& plan) {
     if (what == 3) start.cached_prompt_ids.push_back(value);
     if (what == 4) start.end_token_ids.push_back(value);
     if (what == 5) start.replayed_output_ids.push_back(value);
+    if (what == 18) start.cached_output_tokens = value;
     if (what == 6) plan.starts.push_back(SequenceStart(start));
     if (what == 16) start.sampling.prompt_logprobs = value & 15;
     if (what == 7) start.sampling.logit_bias.emplace_back(value, 1.0f);

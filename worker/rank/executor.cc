@@ -65,6 +65,14 @@ absl::Status Executor::Start(const SequenceStart& start) {
     return Bad(absl::StrCat("prompt of ", start.prompt_tokens, " tokens, ",
                             start.cached_prompt_ids.size(), " of them cached"));
   }
+  const auto cached_prompt = static_cast<int32_t>(start.cached_prompt_ids.size());
+  if (start.cached_output_tokens < 0 ||
+      static_cast<size_t>(start.cached_output_tokens) > start.replayed_output_ids.size() ||
+      (start.cached_output_tokens > 0 && cached_prompt < start.prompt_tokens)) {
+    return Bad(absl::StrCat("cached_output_tokens is ", start.cached_output_tokens, " of ",
+                            start.replayed_output_ids.size(), " replayed ones behind ",
+                            cached_prompt, " cached of ", start.prompt_tokens, " prompt tokens"));
+  }
   RETURN_IF_ERROR(CheckTokens("cached_prompt_ids", start.cached_prompt_ids));
   RETURN_IF_ERROR(CheckTokens("replayed_output_ids", start.replayed_output_ids));
   RETURN_IF_ERROR(CheckTokens("end_token_ids", start.end_token_ids));
@@ -78,7 +86,7 @@ absl::Status Executor::Start(const SequenceStart& start) {
   Sequence sequence;
   sequence.prompt_tokens = start.prompt_tokens;
   sequence.prompt_logprobs = start.sampling.prompt_logprobs;
-  sequence.num_tokens = static_cast<int64_t>(start.cached_prompt_ids.size());
+  sequence.num_tokens = cached_prompt + start.cached_output_tokens;
   sequences_.emplace(start.sequence_id, std::move(sequence));
   if (sampler_ != nullptr) sampler_->Start(start);
   return absl::OkStatus();

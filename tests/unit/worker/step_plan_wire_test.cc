@@ -36,6 +36,7 @@ StepPlan FullPlan() {
   start.prompt_tokens = 5;
   start.cached_prompt_ids = {1, 2, 3};
   start.replayed_output_ids = {4};
+  start.cached_output_tokens = 1;
   start.end_token_ids = {0, 2047};
   start.min_tokens = 2;
   plan.starts = {start};
@@ -83,6 +84,7 @@ TEST(StepPlanWire, APlanComesBackAsItWas) {
   EXPECT_EQ(start.prompt_tokens, 5);
   EXPECT_THAT(start.cached_prompt_ids, ElementsAre(1, 2, 3));
   EXPECT_THAT(start.replayed_output_ids, ElementsAre(4));
+  EXPECT_EQ(start.cached_output_tokens, 1);
   EXPECT_THAT(start.end_token_ids, ElementsAre(0, 2047));
   EXPECT_EQ(start.min_tokens, 2);
   ASSERT_EQ(plan.units.size(), 1u);

@@ -112,6 +112,22 @@ TEST_F(ExecutorTest, ACachedPrefixGivesTheSameToken) {
   EXPECT_EQ(Token({.starts = {start}, .units = {All({rest})}}), whole);
 }
 
+// As after a preemption: the prompt and the first output's KV are there, the rest is run again.
+TEST_F(ExecutorTest, ACachedOutputGivesTheSameToken) {
+  const TokenId whole =
+      Token({.starts = {Starting(1, 600)}, .units = {All({Part(1, 0, 600, 0, true)})}});
+  SequenceStart start = Starting(2, 500);
+  start.cached_prompt_ids = SplitMixTokens(1, 500, 300);
+  const std::vector<TokenId> ids = SplitMixTokens(1, 600, 300);
+  start.replayed_output_ids = {ids.begin() + 500, ids.end()};
+  start.cached_output_tokens = 12;  // two blocks
+  Slice rest = Part(1, 512, 88, 3, true);
+  rest.sequence_id = 2;
+  rest.first_table_entry = 0;
+  rest.new_block_ids = {0, 1, 5};
+  EXPECT_EQ(Token({.starts = {start}, .units = {All({rest})}}), whole);
+}
+
 TEST_F(ExecutorTest, StopsBetweenLayers) {
   stop_ = true;
   EXPECT_THAT(
@@ -154,6 +170,11 @@ TEST_F(ExecutorTest, RefusesPlansThatBreakTheRules) {
       {"21 of them cached", [](auto& p) { p.starts[0].cached_prompt_ids.resize(21); }},
       {"token 300", [](auto& p) { p.starts[0].cached_prompt_ids = {300}; }},
       {"token -1", [](auto& p) { p.starts[0].replayed_output_ids = {-1}; }},
+      {"cached_output_tokens is 1 of 1 replayed ones behind 0 cached",
+       [](auto& p) {
+         p.starts[0].replayed_output_ids = {5};
+         p.starts[0].cached_output_tokens = 1;
+       }},
       {"token 300", [](auto& p) { p.starts[0].end_token_ids = {300}; }},
       {"prompt_logprobs with 3 cached",
        [](auto& p) {
