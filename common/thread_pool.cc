@@ -7,15 +7,12 @@
 #include "common/logging.h"
 
 namespace longhaul {
-namespace {
 
-int UsableCores() {
+int ThreadPool::UsableCores() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
-
-}  // namespace
 
 ThreadPool::ThreadPool(int num_threads) {
   CHECK(num_threads >= 0) << "num_threads=" << num_threads;

@@ -17,7 +17,10 @@ namespace longhaul {
 // (thread-compatible).
 class ThreadPool {
  public:
-  // `num_threads` >= 1; 0 = one per core this process may run on.
+  // Cores that this process may run on; at least 1.
+  static int UsableCores();
+
+  // `num_threads` >= 1; 0 = UsableCores().
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

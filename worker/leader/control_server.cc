@@ -32,6 +32,7 @@ absl::StatusOr<RankEvent> FromProto(const v1::RankMessage& message) {
           .rank = proto.rank(),
           .model_digest = std::nullopt,
           .kv_capacity_blocks = static_cast<int64_t>(proto.kv_capacity_blocks()),
+          .kv_limit_blocks = static_cast<int64_t>(proto.kv_limit_blocks()),
           .host_slots = static_cast<int64_t>(proto.host_slots()),
           .disk_slots = static_cast<int64_t>(proto.disk_slots()),
           .pid = proto.pid(),
@@ -52,6 +53,9 @@ absl::StatusOr<RankEvent> FromProto(const v1::RankMessage& message) {
       if (!result.ok()) return result.status();
       return *std::move(result);
     }
+    case v1::RankMessage::kRendezvous:
+      return RendezvousEntry{.key = message.rendezvous().key(),
+                             .value = message.rendezvous().value()};
     case v1::RankMessage::kFailed:
       return RankFailure{message.failed().message()};
     case v1::RankMessage::MESSAGE_NOT_SET:
@@ -83,6 +87,12 @@ class Link final : public RankLink {
   void SendPlan(const StepPlan& plan) override {
     v1::LeaderMessage message;
     worker::ToProto(plan, message.mutable_plan());
+    Send(std::move(message));
+  }
+  void SendRendezvous(const RendezvousEntry& entry) override {
+    v1::LeaderMessage message;
+    message.mutable_rendezvous()->set_key(entry.key);
+    message.mutable_rendezvous()->set_value(entry.value);
     Send(std::move(message));
   }
   void SendAbort(const std::string& reason) override {

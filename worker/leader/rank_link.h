@@ -22,7 +22,8 @@ struct RankRegistration {
   uint32_t rank = 0;
   std::optional<Digest> model_digest;  // absent if it was not 16 bytes
   int64_t kv_capacity_blocks = 0;
-  int64_t host_slots = 0;  // KV blocks that it can keep off the device
+  int64_t kv_limit_blocks = 0;  // what it could hold, if the group had as much before
+  int64_t host_slots = 0;       // KV blocks that it can keep off the device
   int64_t disk_slots = 0;
   int64_t pid = 0;
   std::string host;
@@ -37,6 +38,11 @@ struct RankHeartbeat {
   StepId step_id = 0;  // being executed, 0 when idle
   double step_seconds = 0;
 };
+// For the communicators of all ranks of the group (comm::RendezvousStore).
+struct RendezvousEntry {
+  std::string key;
+  std::string value;
+};
 // The rank is about to exit.
 struct RankFailure {
   std::string message;
@@ -44,7 +50,7 @@ struct RankFailure {
 // The stream is over, for whatever reason. Last event of a link, exactly once.
 struct RankClosed {};
 using RankEvent = std::variant<RankConnected, RankRegistration, RankStarted, RankHeartbeat,
-                               StepResult, RankFailure, RankClosed>;
+                               StepResult, RendezvousEntry, RankFailure, RankClosed>;
 
 // A rank's place in its group (rank.proto, Start).
 struct RankPlace {
@@ -65,6 +71,7 @@ class RankLink {
   virtual ~RankLink() = default;
   virtual void SendStart(const RankPlace& place) = 0;
   virtual void SendPlan(const StepPlan& plan) = 0;
+  virtual void SendRendezvous(const RendezvousEntry& entry) = 0;
   virtual void SendAbort(const std::string& reason) = 0;
   // Ends the stream with `status` after what was sent before.
   virtual void Close(const absl::Status& status) = 0;

@@ -65,7 +65,6 @@ absl::StatusOr<GroupPlace> FromProto(const v1::Start& proto) {
   place.kv_blocks = static_cast<int32_t>(proto.kv_blocks());
   place.host_slots = static_cast<int32_t>(proto.host_slots());
   place.disk_slots = static_cast<int32_t>(proto.disk_slots());
-  place.rendezvous = proto.rendezvous();
   return place;
 }
 
@@ -106,6 +105,7 @@ class ControlStream::Impl {
     proto->set_rank(registration.rank);
     proto->set_model_digest(registration.model_digest.ToBytes());
     proto->set_kv_capacity_blocks(static_cast<uint64_t>(registration.kv_capacity_blocks));
+    proto->set_kv_limit_blocks(static_cast<uint64_t>(registration.kv_limit_blocks));
     proto->set_host_slots(static_cast<uint64_t>(registration.host_slots));
     proto->set_disk_slots(static_cast<uint64_t>(registration.disk_slots));
     proto->set_pid(getpid());
@@ -117,6 +117,7 @@ class ControlStream::Impl {
 
   absl::Status Run(const Handlers& handlers) {
     const absl::Status ended = Read(handlers);
+    handlers.on_end();
     if (!ended.ok()) {
       EndBecause(ended, /*tell_leader=*/!absl::IsAborted(ended));
       // The leader takes the farewell and ends the call; the writer sees to it that this is soon.
@@ -180,6 +181,10 @@ class ControlStream::Impl {
           RETURN_IF_ERROR(handlers.on_plan(std::move(plan)));
           break;
         }
+        case v1::LeaderMessage::kRendezvous:
+          RETURN_IF_ERROR(
+              handlers.on_rendezvous(message.rendezvous().key(), message.rendezvous().value()));
+          break;
         case v1::LeaderMessage::kAbort:
           return absl::AbortedError(
               absl::StrCat("leader aborted the group: ", message.abort().reason()));
@@ -255,6 +260,13 @@ absl::Status ControlStream::SendStarted(const LoadReport& report) {
   message.mutable_started()->set_load_seconds(report.seconds);
   message.mutable_started()->set_weight_bytes(static_cast<uint64_t>(report.weight_bytes));
   message.mutable_started()->set_kv_bytes(static_cast<uint64_t>(report.kv_bytes));
+  return impl_->Push(std::move(message));
+}
+
+absl::Status ControlStream::SendRendezvous(const std::string& key, const std::string& value) {
+  v1::RankMessage message;
+  message.mutable_rendezvous()->set_key(key);
+  message.mutable_rendezvous()->set_value(value);
   return impl_->Push(std::move(message));
 }
 

@@ -21,7 +21,8 @@ struct Registration {
   uint32_t rank = 0;
   Digest model_digest;
   int64_t kv_capacity_blocks = 0;
-  int64_t host_slots = 0;  // KV blocks that can be kept off the device
+  int64_t kv_limit_blocks = 0;  // at least the capacity
+  int64_t host_slots = 0;       // KV blocks that can be kept off the device
   int64_t disk_slots = 0;
 };
 
@@ -35,7 +36,6 @@ struct GroupPlace {
   int32_t kv_blocks = 0;
   int32_t host_slots = 0;  // that plans may name
   int32_t disk_slots = 0;
-  std::string rendezvous;
 };
 
 struct LoadReport {
@@ -59,6 +59,11 @@ class ControlStream {
     // Called by Run; an error ends the stream and is told to the leader. Must not block for long.
     std::function<absl::Status(GroupPlace)> on_start;
     std::function<absl::Status(StepPlan)> on_plan;
+    // An entry that some rank of the group sent.
+    std::function<absl::Status(std::string key, std::string value)> on_rendezvous;
+    // The last one: the stream is over, or about to be (an abort, an error). Once, before farewells
+    // that may take a second.
+    std::function<void()> on_end;
   };
 
   // Dials `address` (host:port or unix:/path) and registers. `progress` outlives the stream.
@@ -76,6 +81,8 @@ class ControlStream {
   // handler's error, or the one given to Fail. Call once.
   absl::Status Run(const Handlers& handlers);
 
+  // An entry for all ranks of the group (comm::RendezvousStore).
+  absl::Status SendRendezvous(const std::string& key, const std::string& value);
   absl::Status SendStarted(const LoadReport& report);
   absl::Status SendStepDone(const StepResult& result);
   // Tells the leader that this rank is about to exit and ends the stream, within a second or two.

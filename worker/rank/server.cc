@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -11,7 +10,6 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/clock.h"
 #include "common/logging.h"
@@ -19,8 +17,9 @@
 #include "common/model_config.h"
 #include "common/queue.h"
 #include "common/status_macros.h"
+#include "common/thread_pool.h"
 #include "worker/backend/cpu_backend.h"
-#include "worker/comm/local_communicator.h"
+#include "worker/group_shape.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/model_digest.h"
 #include "worker/model/qwen2.h"
@@ -28,20 +27,24 @@
 #include "worker/model/weights.h"
 #include "worker/rank/control_stream.h"
 #include "worker/rank/executor.h"
+#include "worker/rank/group_communicators.h"
+#include "worker/rank/kv_budget.h"
 #include "worker/rank/kv_cache.h"
 #include "worker/rank/pipeline_stage.h"
 #include "worker/rank/rank_metrics.h"
 #include "worker/rank/sampler.h"
+#include "worker/rank/shard_communicator.h"
 #include "worker/rank/step_progress.h"
+#include "worker/rank/stream_rendezvous.h"
 
 namespace longhaul::worker::rank {
 namespace {
 
 // Plans a leader may have in flight on a rank; more breaks the protocol.
 constexpr size_t kMaxPlans = 256;
-// Beside one prompt of full length, an automatic KV cache has room for short requests: 32K tokens.
-constexpr int64_t kShortRequestBlocks = 128;
 constexpr absl::Duration kDialTimeout = absl::Seconds(30);
+// How often an idle rank looks whether its peers are there.
+constexpr absl::Duration kPeerLook = absl::Seconds(1);
 
 model::AttentionOptions AttentionOf(const RankConfig& config) {
   return {.temperature = config.attention_temperature == "request"
@@ -50,35 +53,40 @@ model::AttentionOptions AttentionOf(const RankConfig& config) {
           .dual_chunk = config.dual_chunk_attention != "off"};
 }
 
-// The executor thread's work: loads what Start asks for, then executes plans.
+int ThreadsOf(const RankConfig& config) {
+  if (config.threads > 0) return config.threads;
+  return std::max(1, ThreadPool::UsableCores() / config.ranks_on_host);
+}
+
+// The executor thread's work: takes the place that Start names, loads, then executes plans.
 class Worker {
  public:
-  Worker(const RankConfig& config, const ModelConfig& model_config,
+  Worker(const RankConfig& config, const ModelConfig& model_config, const GroupShape& shape,
          const model::Checkpoint& checkpoint)
       : config_(config),
         model_config_(model_config),
+        shape_(shape),
+        layers_(shape.LayersOf(config.rank)),
         checkpoint_(checkpoint),
-        kv_shape_{.num_kv_heads = model_config.num_kv_heads,
+        kv_shape_{.num_kv_heads = model_config.num_kv_heads / shape.tensor_parallel_size(),
                   .head_dim = model_config.head_dim,
                   .dtype = config.kv_cache_dtype == "bf16" ? backend::KvDType::kBFloat16
                                                            : backend::KvDType::kFloat32},
-        backend_(backend::MakeCpuBackend(config.threads)),
-        capacity_blocks_(CountBlocks()),
+        backend_(backend::MakeCpuBackend(ThreadsOf(config))),
+        communicators_({.host = config.comm_host, .interface = config.comm_interface}),
         work_(kMaxPlans) {}
 
-  // Blocks that the memory budget holds in all layers of the model, as it was at the start.
-  int64_t capacity_blocks() const { return capacity_blocks_; }
-
-  // kInvalidArgument if the KV cache asked for is larger than the memory that is free: it is
-  // touched as it is used, so this would show only later, and as a kill.
-  absl::Status CheckMemory() const {
-    const int64_t block = KvCache::BlockBytes(*backend_, kv_shape_, model_config_.num_layers);
-    const int64_t free = backend_->FreeMemoryBytes();
-    if (capacity_blocks_ <= free / block) return absl::OkStatus();
-    constexpr double kGib = int64_t{1} << 30;
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "kv-cache-gib is %g, free memory is %.1f GiB: lower kv-cache-gib or free memory",
-        config_.kv_cache_gib, static_cast<double>(free) / kGib));
+  // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv.
+  absl::StatusOr<KvBudget> BudgetBlocks() {
+    ASSIGN_OR_RETURN(
+        budget_, BudgetKv({.kv_cache_gib = config_.kv_cache_gib,
+                           .free_bytes = backend_->FreeMemoryBytes(),
+                           .block_bytes = KvCache::BlockBytes(*backend_, kv_shape_,
+                                                              layers_.end - layers_.begin),
+                           .longest_prompt = model_config_.max_position_embeddings,
+                           .ranks_on_host = config_.ranks_on_host,
+                           .group_ranks = std::min(config_.ranks_on_host, shape_.num_ranks())}));
+    return budget_;
   }
 
   const StepProgress& progress() const { return progress_; }
@@ -86,21 +94,26 @@ class Worker {
 
   // From any thread: kResourceExhausted if the leader sends more than kMaxPlans ahead.
   absl::Status Push(std::variant<GroupPlace, StepPlan> work) { return work_.Push(std::move(work)); }
-  // From any thread: Run returns after the layer it is in.
+  // From any thread: Run returns after the layer it is in, whatever its peers do. Idempotent.
   void Stop() {
     stop_.store(true);
     work_.Close();
+    communicators_.Abort();
   }
 
   // The executor thread. Tells `stream` what was done, or why it cannot go on.
-  void Run(ControlStream& stream, const std::string& metrics_address) {
-    while (std::optional<std::variant<GroupPlace, StepPlan>> work =
-               work_.Pop(absl::InfiniteFuture())) {
+  void Run(ControlStream& stream, StreamRendezvous& rendezvous,
+           const std::string& metrics_address) {
+    while (!work_.closed()) {
+      std::optional<std::variant<GroupPlace, StepPlan>> work = work_.Pop(NextLook());
       if (stop_.load()) return;
       absl::Status status;
-      if (const GroupPlace* place = std::get_if<GroupPlace>(&*work)) {
-        status = Load(*place, stream);
-        if (status.ok()) {
+      if (!work.has_value()) {
+        status = loaded_ ? communicators_.Poll() : absl::OkStatus();
+      } else if (const GroupPlace* place = std::get_if<GroupPlace>(&*work)) {
+        status = Load(*place, stream, rendezvous);
+        loaded_ = status.ok();
+        if (loaded_) {
           std::printf("ready role=rank rank=%d metrics=%s\n", config_.rank,
                       metrics_address.c_str());
           std::fflush(stdout);
@@ -118,51 +131,57 @@ class Worker {
   }
 
  private:
-  int64_t CountBlocks() const {
-    const int64_t block = KvCache::BlockBytes(*backend_, kv_shape_, model_config_.num_layers);
-    const double budget = config_.kv_cache_gib * (int64_t{1} << 30);
-    int64_t blocks = static_cast<int64_t>(budget) / block;
-    if (config_.kv_cache_gib == 0) {
-      const int64_t longest =
-          (model_config_.max_position_embeddings + kKvBlockTokens - 1) / kKvBlockTokens;
-      blocks = std::min(longest + kShortRequestBlocks, backend_->FreeMemoryBytes() / 2 / block);
-    }
-    return std::min<int64_t>(blocks, std::numeric_limits<int32_t>::max());
+  absl::Time NextLook() const {
+    return loaded_ && shape_.num_ranks() > 1 ? clock_.Now() + kPeerLook : absl::InfiniteFuture();
   }
 
-  absl::Status Load(const GroupPlace& place, ControlStream& stream) {
-    if (place.tensor_parallel_size != 1 || place.pipeline_parallel_size != 1) {
-      return absl::UnimplementedError(absl::StrCat(
-          "group of ", place.tensor_parallel_size, " x ", place.pipeline_parallel_size,
-          " ranks (tensor x pipeline parallel): this build has no communicator between processes"));
+  // What Start says must be what this rank has registered for.
+  absl::Status CheckPlace(const GroupPlace& place) const {
+    if (place.tensor_parallel_size != shape_.tensor_parallel_size() ||
+        place.pipeline_parallel_size != shape_.pipeline_parallel_size() ||
+        place.layer_begin != layers_.begin || place.layer_end != layers_.end) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "leader starts rank ", config_.rank, " of ", place.tensor_parallel_size, " x ",
+          place.pipeline_parallel_size, " (tensor x pipeline parallel) with layers [",
+          place.layer_begin, ", ", place.layer_end, "); its own settings say ",
+          shape_.tensor_parallel_size(), " x ", shape_.pipeline_parallel_size(), " with layers [",
+          layers_.begin, ", ", layers_.end, ")"));
     }
-    if (place.layer_begin != 0 || place.layer_end != model_config_.num_layers) {
-      return absl::InvalidArgumentError(absl::StrCat("layers [", place.layer_begin, ", ",
-                                                     place.layer_end, ") for the only rank of ",
-                                                     model_config_.num_layers, " layers"));
-    }
-    if (place.kv_blocks > capacity_blocks_) {
+    if (place.kv_blocks > budget_.limit) {
       return absl::ResourceExhaustedError(
           absl::StrCat("leader asks for ", place.kv_blocks, " KV blocks, kv-cache-gib ",
-                       config_.kv_cache_gib, " holds ", capacity_blocks_));
+                       config_.kv_cache_gib, " holds ", budget_.limit));
     }
+    return absl::OkStatus();
+  }
+
+  absl::Status Load(const GroupPlace& place, ControlStream& stream, StreamRendezvous& rendezvous) {
+    RETURN_IF_ERROR(CheckPlace(place));
     const absl::Time begin = clock_.Now();
-    ASSIGN_OR_RETURN(model::Weights weights, model::LoadWeights(model_config_, checkpoint_,
-                                                                {.layer_begin = place.layer_begin,
-                                                                 .layer_end = place.layer_end},
-                                                                *backend_));
+    // First, because all ranks are here now: they load at their own pace.
+    RETURN_IF_ERROR(communicators_.Connect(shape_, config_.rank, rendezvous))
+        << "connecting with the group";
+    const int32_t shards = shape_.tensor_parallel_size();
+    ASSIGN_OR_RETURN(model::Weights weights,
+                     model::LoadWeights(model_config_, checkpoint_,
+                                        {.layer_begin = layers_.begin,
+                                         .layer_end = layers_.end,
+                                         .tensor_parallel_rank = shape_.ShardOf(config_.rank),
+                                         .tensor_parallel_size = shards},
+                                        *backend_));
     const int64_t weight_bytes = weights.bytes;
-    ASSIGN_OR_RETURN(KvCache cache,
-                     KvCache::Create(*backend_, kv_shape_, place.layer_end - place.layer_begin,
-                                     place.kv_blocks));
+    ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(*backend_, kv_shape_,
+                                                    layers_.end - layers_.begin, place.kv_blocks));
     const int64_t kv_bytes = cache.bytes();
-    communicator_ = std::move(comm::MakeLocalGroup(1).front());
+    if (shards > 1) sums_ = std::make_unique<ShardCommunicator>(communicators_.tensor());
     stage_ = std::make_unique<PipelineStage>(
         std::make_unique<model::Qwen2>(model_config_, AttentionOf(config_), std::move(weights),
-                                       *backend_),
-        std::move(cache), *communicator_);
-    sampler_ = std::make_unique<Sampler>(model_config_.vocab_size, *backend_);
-    scorer_ = std::make_unique<PromptScorer>(*stage_, *backend_);
+                                       *backend_, sums_.get()),
+        std::move(cache), communicators_.pipeline());
+    if (stage_->has_logits()) {
+      sampler_ = std::make_unique<Sampler>(model_config_.vocab_size, *backend_);
+    }
+    if (stage_->is_last()) scorer_ = std::make_unique<PromptScorer>(*stage_, *backend_);
     executor_ = std::make_unique<Executor>(*stage_, sampler_.get(), scorer_.get(), clock_);
     const double seconds = absl::ToDoubleSeconds(clock_.Now() - begin);
     LOG(INFO) << "event=loaded rank=" << config_.rank << " incarnation=" << place.incarnation
@@ -184,6 +203,8 @@ class Worker {
 
   const RankConfig& config_;
   const ModelConfig& model_config_;
+  const GroupShape shape_;
+  const GroupShape::Layers layers_;
   const model::Checkpoint& checkpoint_;
   const backend::KvShape kv_shape_;
   const SystemClock clock_;
@@ -192,8 +213,10 @@ class Worker {
   std::atomic<bool> stop_ = false;
   // In order of construction; the executor thread's from Load on.
   const std::unique_ptr<backend::Backend> backend_;
-  const int64_t capacity_blocks_;  // counted once: free memory changes between two looks
-  std::unique_ptr<comm::Communicator> communicator_;
+  KvBudget budget_;  // counted once: free memory changes between two looks
+  GroupCommunicators communicators_;
+  bool loaded_ = false;
+  std::unique_ptr<ShardCommunicator> sums_;
   std::unique_ptr<PipelineStage> stage_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<PromptScorer> scorer_;
@@ -209,13 +232,18 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   RETURN_IF_ERROR(model::CheckQwen2Tensors(model_config, checkpoint));
   ASSIGN_OR_RETURN(const Digest digest, model::ModelDigest(config.model));
 
-  Worker worker(config, model_config, checkpoint);
-  if (worker.capacity_blocks() < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("kv-cache-gib ", config.kv_cache_gib, " holds not even one block of ",
-                     kKvBlockTokens, " tokens of this model: raise it, or free memory"));
+  ASSIGN_OR_RETURN(const GroupShape shape,
+                   GroupShape::Make({.tensor_parallel_size = config.tensor_parallel_size,
+                                     .pipeline_parallel_size = config.pipeline_parallel_size,
+                                     .layer_split = config.layer_split},
+                                    model_config));
+  if (config.rank >= shape.num_ranks()) {
+    return absl::InvalidArgumentError(absl::StrCat("--rank is ", config.rank, " in a group of ",
+                                                   shape.num_ranks(), " ranks, from 0"));
   }
-  RETURN_IF_ERROR(worker.CheckMemory());
+
+  Worker worker(config, model_config, shape, checkpoint);
+  ASSIGN_OR_RETURN(const KvBudget budget, worker.BudgetBlocks());
   std::unique_ptr<MetricsServer> metrics_server;
   std::string metrics_address = "none";
   if (config.metrics_port >= 0) {
@@ -227,24 +255,34 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   const Registration registration{.secret = secret,
                                   .rank = static_cast<uint32_t>(config.rank),
                                   .model_digest = digest,
-                                  .kv_capacity_blocks = worker.capacity_blocks()};
+                                  .kv_capacity_blocks = budget.capacity,
+                                  .kv_limit_blocks = budget.limit};
   auto opened = ControlStream::Open(config.control, registration, worker.progress(),
                                     absl::Now() + kDialTimeout, stop);
   if (stop.stop_requested()) return absl::OkStatus();
   RETURN_IF_ERROR(opened);
   const std::unique_ptr<ControlStream> stream = *std::move(opened);
   LOG(INFO) << "event=registered rank=" << config.rank << " model_digest=" << digest.ToString()
-            << " kv_capacity_blocks=" << worker.capacity_blocks();
+            << " kv_capacity_blocks=" << budget.capacity;
 
-  std::thread executor([&] { worker.Run(*stream, metrics_address); });
+  StreamRendezvous rendezvous(*stream);
+  const auto stop_worker = [&] {
+    rendezvous.Abort();
+    worker.Stop();
+  };
+  std::thread executor([&] { worker.Run(*stream, rendezvous, metrics_address); });
   absl::Status ended;
   {
     const std::stop_callback on_stop(stop, [&] { stream->Cancel(); });
     ended =
         stream->Run({.on_start = [&](GroupPlace place) { return worker.Push(std::move(place)); },
-                     .on_plan = [&](StepPlan plan) { return worker.Push(std::move(plan)); }});
+                     .on_plan = [&](StepPlan plan) { return worker.Push(std::move(plan)); },
+                     .on_rendezvous =
+                         [&](std::string key, std::string value) {
+                           return rendezvous.Receive(std::move(key), std::move(value));
+                         },
+                     .on_end = stop_worker});
   }
-  worker.Stop();
   executor.join();
   if (stop.stop_requested()) ended = absl::OkStatus();
   LOG(INFO) << "event=stream_ended rank=" << config.rank << " why=\"" << ended << "\"";

@@ -33,7 +33,13 @@ class ControlStreamTest : public ::testing::Test {
                                    if (plan.step_id == 13) return absl::InternalError("unlucky");
                                    last_step_ = plan.step_id;
                                    return stream_->SendStepDone({.step_id = plan.step_id});
-                                 }});
+                                 },
+                             .on_rendezvous =
+                                 [this](std::string key, std::string value) {
+                                   entries_.emplace_back(std::move(key), std::move(value));
+                                   return absl::OkStatus();
+                                 },
+                             .on_end = [this] { ++ends_; }});
     });
     register_ = leader_.Next();
     ASSERT_TRUE(register_.has_value());
@@ -52,7 +58,6 @@ class ControlStreamTest : public ::testing::Test {
     start->set_layer_begin(1);
     start->set_layer_end(3);
     start->set_kv_blocks(5);
-    start->set_rendezvous("r");
     return message;
   }
   static v1::LeaderMessage Plan(StepId step) {
@@ -68,6 +73,8 @@ class ControlStreamTest : public ::testing::Test {
   std::optional<v1::RankMessage> register_;
   GroupPlace place_;
   StepId last_step_ = 0;
+  std::vector<std::pair<std::string, std::string>> entries_;
+  int ends_ = 0;
   absl::Status ended_;
 };
 
@@ -85,18 +92,28 @@ TEST_F(ControlStreamTest, RegistersTakesItsPlaceAndAnswersPlans) {
   const auto started = leader_.Next();
   ASSERT_TRUE(started.has_value() && started->has_started());
   EXPECT_EQ(started->started().kv_bytes(), 4u);
+  EXPECT_OK(stream_->SendRendezvous("tensor0/gloo/1", std::string("a\0b", 3)));
+  const auto entry = leader_.Next();
+  ASSERT_TRUE(entry.has_value() && entry->has_rendezvous());
+  EXPECT_EQ(entry->rendezvous().key(), "tensor0/gloo/1");
+  EXPECT_EQ(entry->rendezvous().value(), std::string("a\0b", 3));
+  v1::LeaderMessage relayed;
+  *relayed.mutable_rendezvous() = entry->rendezvous();
+  leader_.Send(relayed);
   leader_.Send(Plan(1));
   const auto done = leader_.Next();
   ASSERT_TRUE(done.has_value() && done->has_step_done());
   EXPECT_EQ(done->step_done().step_id(), 1u);
   leader_.End(grpc::Status::OK);
   EXPECT_OK(Ended());
+  EXPECT_EQ(entries_, (std::vector<std::pair<std::string, std::string>>{
+                          {"tensor0/gloo/1", std::string("a\0b", 3)}}));
+  EXPECT_EQ(ends_, 1);
   EXPECT_EQ(place_.incarnation, 9u);
   EXPECT_EQ(place_.pipeline_parallel_size, 2);
   EXPECT_EQ(place_.layer_begin, 1);
   EXPECT_EQ(place_.layer_end, 3);
   EXPECT_EQ(place_.kv_blocks, 5);
-  EXPECT_EQ(place_.rendezvous, "r");
 }
 
 TEST_F(ControlStreamTest, HeartbeatsTellWhichStepRunsSinceWhen) {
@@ -169,9 +186,12 @@ TEST_F(ControlStreamTest, RefusesALeaderThatBreaksTheProtocol) {
       ASSERT_TRUE(leader.WaitForRank());
       for (const auto& message : test.messages) leader.Send(message);
     });
-    EXPECT_THAT((*stream)->Run({.on_start = [](GroupPlace) { return absl::OkStatus(); },
-                                .on_plan = [](StepPlan) { return absl::OkStatus(); }}),
-                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(test.error)));
+    EXPECT_THAT(
+        (*stream)->Run({.on_start = [](GroupPlace) { return absl::OkStatus(); },
+                        .on_plan = [](StepPlan) { return absl::OkStatus(); },
+                        .on_rendezvous = [](std::string, std::string) { return absl::OkStatus(); },
+                        .on_end = [] {}}),
+        StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(test.error)));
     sender.join();
   }
 }

@@ -1,5 +1,6 @@
 #include "worker/rank/server.h"
 
+#include <signal.h>
 #include <sys/resource.h>
 
 #include <stop_token>
@@ -22,6 +23,7 @@ using ::testing::HasSubstr;
 class RankServer : public ::testing::Test {
  protected:
   RankServer() {
+    signal(SIGPIPE, SIG_IGN);  // as the program does
     TinyModel{}.Write(folder_.path());
     config_.model = folder_.path();
     config_.control = leader_.address();
@@ -43,7 +45,7 @@ class RankServer : public ::testing::Test {
   }
 
   // A rank that has registered, started and loaded.
-  void RunAndStart(uint32_t pipeline_parallel_size = 1) {
+  void RunAndStart(uint32_t pipeline_parallel_size = 1, uint32_t layer_end = 3) {
     Run();
     const auto registered = leader_.Next();
     ASSERT_TRUE(registered.has_value() && registered->has_register_());
@@ -52,7 +54,7 @@ class RankServer : public ::testing::Test {
     v1::Start* start = message.mutable_start();
     start->set_tensor_parallel_size(1);
     start->set_pipeline_parallel_size(pipeline_parallel_size);
-    start->set_layer_end(3);
+    start->set_layer_end(layer_end);
     start->set_kv_blocks(4);
     leader_.Send(message);
   }
@@ -139,11 +141,52 @@ TEST_F(RankServer, TellsItsLeaderOfAPlanThatBreaksTheRules) {
   EXPECT_TRUE(absl::IsInvalidArgument(Ended()));
 }
 
-TEST_F(RankServer, RefusesGroupsThatNeedACommunicatorItDoesNotHave) {
+TEST_F(RankServer, RefusesAPlaceOtherThanItsOwn) {
   RunAndStart(/*pipeline_parallel_size=*/2);
   const auto failed = leader_.Next();
   ASSERT_TRUE(failed.has_value() && failed->has_failed());
-  EXPECT_TRUE(absl::IsUnimplemented(Ended()));
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("rank 0 of 1 x 2 (tensor x pipeline parallel) with "
+                                          "layers [0, 3); its own settings say 1 x 1")));
+}
+
+TEST_F(RankServer, RegistersWhatItsOwnPartTakes) {
+  config_.rank = 1;
+  config_.pipeline_parallel_size = 2;
+  config_.layer_split = "2,1";
+  Run();
+  const auto registered = leader_.Next();
+  ASSERT_TRUE(registered.has_value() && registered->has_register_());
+  // A block of one layer.
+  EXPECT_EQ(registered->register_().kv_capacity_blocks(),
+            static_cast<uint64_t>(0.01 * (1 << 30)) / (2 * 65536 + 1024));
+}
+
+TEST_F(RankServer, StopsWhileItWaitsForItsPeers) {
+  config_.pipeline_parallel_size = 2;
+  RunAndStart(/*pipeline_parallel_size=*/2, /*layer_end=*/2);
+  const auto entry = leader_.Next();
+  ASSERT_TRUE(entry.has_value() && entry->has_rendezvous());
+  EXPECT_EQ(entry->rendezvous().key(), "pipeline0/gloo/0");
+  const absl::Time before = absl::Now();
+  v1::LeaderMessage message;
+  message.mutable_abort()->set_reason("rank 1 is lost");
+  leader_.Send(message);
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kAborted, HasSubstr("rank 1 is lost")));
+  EXPECT_LT(absl::Now() - before, absl::Seconds(5));
+}
+
+TEST_F(RankServer, NamesSettingsThatDoNotFitTheModel) {
+  config_.tensor_parallel_size = 2;
+  Run();
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("--tensor-parallel-size is 2, must divide")));
+  config_.tensor_parallel_size = 1;
+  config_.rank = 3;
+  config_.pipeline_parallel_size = 3;
+  Run();
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("--rank is 3 in a group of 3 ranks")));
 }
 
 TEST_F(RankServer, RefusesAModelBeforeItRegisters) {

@@ -1,0 +1,66 @@
+#include "worker/rank/group_communicators.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/status_macros.h"
+#include "worker/comm/gloo_communicator.h"
+#include "worker/comm/local_communicator.h"
+
+namespace longhaul::worker::rank {
+namespace {
+
+// For all ranks to connect: they do it first thing after Start, which all get at once.
+constexpr absl::Duration kConnectTimeout = absl::Seconds(30);
+// Longest wait for a peer. A rank may wait for another one as long as that computes, and only the
+// leader knows how long a step should take: it aborts a group whose step takes longer than
+// max(30 s, 3 x predicted), or 10 minutes where nothing predicts it, and one with a rank that it no
+// longer hears. So this is longer than any step, and no more than an end to every wait: whatever
+// keeps ranks waiting ends with the leader's abort, or with the control stream.
+constexpr absl::Duration kCallTimeout = absl::Hours(24);
+
+}  // namespace
+
+absl::Status GroupCommunicators::Connect(const GroupShape& shape, int32_t rank,
+                                         comm::RendezvousStore& store) {
+  const int32_t stage = shape.StageOf(rank);
+  const int32_t shard = shape.ShardOf(rank);
+  const auto make =
+      [&](int size, int place,
+          const std::string& name) -> absl::StatusOr<std::unique_ptr<comm::Communicator>> {
+    if (size == 1) return std::move(comm::MakeLocalGroup(1).front());
+    return comm::MakeGlooCommunicator({.rank = place,
+                                       .size = size,
+                                       .group = name,
+                                       .host = options_.host,
+                                       .interface = options_.interface,
+                                       .connect_timeout = kConnectTimeout,
+                                       .timeout = kCallTimeout},
+                                      store);
+  };
+  ASSIGN_OR_RETURN(tensor_,
+                   make(shape.tensor_parallel_size(), shard, absl::StrCat("tensor", stage)));
+  ASSIGN_OR_RETURN(pipeline_,
+                   make(shape.pipeline_parallel_size(), stage, absl::StrCat("pipeline", shard)));
+  MutexLock lock(mutex_);
+  abortable_[0] = tensor_.get();
+  abortable_[1] = pipeline_.get();
+  return aborted_ ? absl::UnavailableError("aborted while the ranks connected") : absl::OkStatus();
+}
+
+absl::Status GroupCommunicators::Poll() {
+  RETURN_IF_ERROR(tensor_->Poll()) << "tensor-parallel group";
+  RETURN_IF_ERROR(pipeline_->Poll()) << "pipeline-parallel group";
+  return absl::OkStatus();
+}
+
+void GroupCommunicators::Abort() {
+  MutexLock lock(mutex_);
+  aborted_ = true;
+  for (comm::Communicator* communicator : abortable_) {
+    if (communicator != nullptr) communicator->Abort();
+  }
+}
+
+}  // namespace longhaul::worker::rank
