@@ -59,13 +59,13 @@ std::string SafetensorsBuilder::Raw(const std::string& header, const std::string
 }
 
 ModelConfig TinyModel::Config() const {
-  return {.num_layers = 3,
+  return {.num_layers = num_layers,
           .hidden_size = 96,
           .intermediate_size = 160,
-          .num_heads = 3,
-          .num_kv_heads = 1,
+          .num_heads = 3 * num_kv_heads,
+          .num_kv_heads = num_kv_heads,
           .head_dim = 64,
-          .vocab_size = 300,
+          .vocab_size = vocab_size,
           .max_position_embeddings = 4096,
           .rope_theta = 10000,
           .rms_norm_eps = 1e-6,

@@ -25,14 +25,17 @@ class SafetensorsBuilder {
   std::string data_;
 };
 
-// A small Qwen2 model with random weights: 3 layers, E = 96, I = 160, 3 query heads and 1 KV head
-// of 64, 300 tokens, chunk_size 768, local_size 256 (segments of 512), original_max 600. Runs in
-// milliseconds, sanitizers included.
+// A small Qwen2 model with random weights: E = 96, I = 160, heads of 64, 3 query heads a KV head,
+// chunk_size 768, local_size 256 (segments of 512), original_max 600. Runs in milliseconds,
+// sanitizers included.
 struct TinyModel {
   uint64_t seed = 1;
   bool tied = false;
   int num_files = 1;                                                 // above 1: with an index
   worker::model::StoredType type = worker::model::StoredType::kF32;  // or kBF16, kF16
+  int32_t num_layers = 3;
+  int32_t num_kv_heads = 1;
+  int32_t vocab_size = 300;  // or more
 
   ModelConfig Config() const;
   // Values of a tensor of Qwen2Tensors(Config()), exact in every type above.
