@@ -13,6 +13,7 @@ find_package(Gloo 0.5 CONFIG REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(pcre2 REQUIRED IMPORTED_TARGET libpcre2-8>=10.42)
 pkg_check_modules(utf8proc REQUIRED IMPORTED_TARGET libutf8proc>=2.5)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash>=0.8)
 
 # One spelling for each, whatever the finder calls it.
 add_library(third_party::grpc INTERFACE IMPORTED)
@@ -41,6 +42,8 @@ add_library(third_party::pcre2 INTERFACE IMPORTED)
 target_link_libraries(third_party::pcre2 INTERFACE PkgConfig::pcre2)
 add_library(third_party::utf8proc INTERFACE IMPORTED)
 target_link_libraries(third_party::utf8proc INTERFACE PkgConfig::utf8proc)
+add_library(third_party::xxhash INTERFACE IMPORTED)
+target_link_libraries(third_party::xxhash INTERFACE PkgConfig::xxhash)
 
 # Debian's oneDNN is threaded with OpenMP; we call it from our own threads and turn its team off
 # with omp_set_num_threads(1) on each (see kernels/gemm/gemm_cpu.cc), so only the runtime is linked.

@@ -37,4 +37,14 @@ backend::KvLayer KvCache::Layer(int32_t index) const {
           .shape = shape_};
 }
 
+TensorView KvCache::Block(BlockId id) const {
+  CHECK(id >= 0 && id < num_blocks_) << "block=" << id << " of " << num_blocks_;
+  const int64_t element = DTypeBytes(DType::kFloat32);
+  CHECK(block_bytes() % element == 0) << "block_bytes=" << block_bytes();
+  return {.data = buffer_.data() + id * block_bytes(),
+          .dtype = DType::kFloat32,
+          .rows = 1,
+          .cols = block_bytes() / element};
+}
+
 }  // namespace longhaul::worker::rank

@@ -3,8 +3,10 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "common/types.h"
 #include "worker/backend/backend.h"
 #include "worker/backend/device_buffer.h"
+#include "worker/tensor.h"
 
 namespace longhaul::worker::rank {
 
@@ -26,6 +28,10 @@ class KvCache {
   // The stage's layer `index`, from 0.
   backend::KvLayer Layer(int32_t index) const;
 
+  // The bytes of block `id`, all layers, as one row: for copies.
+  TensorView Block(BlockId id) const;
+
+  int64_t block_bytes() const { return layer_bytes_ * num_layers_; }
   int32_t num_blocks() const { return num_blocks_; }
   int64_t bytes() const { return buffer_.bytes(); }
 

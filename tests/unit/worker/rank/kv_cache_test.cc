@@ -36,6 +36,17 @@ TEST(KvCache, LayersOfABlockLieSideBySideAndFillTheCache) {
             first.base + cache.bytes());
 }
 
+TEST(KvCache, ABlockIsAllOfItsLayers) {
+  const auto backend = backend::MakeCpuBackend(1);
+  ASSERT_OK_AND_ASSIGN(const KvCache cache, KvCache::Create(*backend, kBf16, 3, 5));
+  EXPECT_EQ(cache.block_bytes(), KvCache::BlockBytes(*backend, kBf16, 3));
+  for (const BlockId id : {0, 4}) {
+    const TensorView block = cache.Block(id);
+    EXPECT_EQ(block.bytes(), cache.block_bytes());
+    EXPECT_EQ(block.data, cache.Layer(0).base + id * cache.Layer(0).block_stride_bytes);
+  }
+}
+
 TEST(KvCache, NamesTheSettingWhenMemoryCannotBeHad) {
   const auto backend = backend::MakeCpuBackend(1);
   EXPECT_THAT(KvCache::Create(*backend, kFp32, 4, 2000000000).status(),
