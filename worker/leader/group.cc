@@ -22,6 +22,8 @@ constexpr absl::Duration kExitGrace = absl::Milliseconds(500);
 // For the line that a rank prints right after it said Started.
 constexpr absl::Duration kReadyLineGrace = absl::Milliseconds(200);
 constexpr absl::Duration kStopGrace = absl::Seconds(2);
+// After a rank failed by itself: for the rank that it misses to be seen ending.
+constexpr absl::Duration kBlameGrace = absl::Milliseconds(100);
 // A group that was up this long starts its back-off anew.
 constexpr absl::Duration kHealthyTime = absl::Seconds(30);
 
@@ -44,6 +46,7 @@ Group::Group(GroupOptions options, RankLauncher& launcher, const Clock& clock,
       clock_(clock),
       on_first_start_(std::move(on_first_start)),
       incarnation_(options_.first_incarnation),
+      rendezvous_(options_.shape.num_ranks()),
       backoff_(options_.min_backoff),
       commands_(kQueueCapacity),
       thread_([this] { Run(); }) {}
@@ -113,6 +116,7 @@ int32_t Group::RankOf(const std::shared_ptr<RankLink>& link) const {
 void Group::LaunchRanks() {
   state_ = State::kStarting;
   launched_at_ = clock_.Now();
+  rendezvous_ = RendezvousRelay(world_size());
   ranks_.clear();
   ranks_.resize(world_size());
   for (int32_t i = 0; i < world_size(); ++i) {
@@ -149,10 +153,12 @@ void Group::HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event) {
     RankStartedUp(rank, *started);
   } else if (auto* result = std::get_if<StepResult>(&event)) {
     StepAcknowledged(index, std::move(*result));
+  } else if (const auto* entry = std::get_if<RendezvousEntry>(&event)) {
+    Relay(index, *entry);
   } else if (const auto* failure = std::get_if<RankFailure>(&event)) {
-    Lose(index, failure->message);
+    Lose(index, failure->message, kExitGrace);
   } else if (std::holds_alternative<RankClosed>(event)) {
-    Lose(index, "its control stream ended");
+    Lose(index, "its control stream ended", kExitGrace);
   } else if (std::holds_alternative<RankRegistration>(event)) {
     Lose(index, "it registered twice");
   }
@@ -190,21 +196,26 @@ void Group::Register(const std::shared_ptr<RankLink>& link, const RankRegistrati
   Rank& rank = ranks_[r.rank];
   rank.link = link;
   rank.kv_capacity_blocks = r.kv_capacity_blocks;
+  rank.kv_limit_blocks = std::max(r.kv_capacity_blocks, r.kv_limit_blocks);
   rank.last_heard = clock_.Now();
   LOG(INFO) << "event=rank_registered rank=" << r.rank << " incarnation=" << incarnation_
             << " host=" << r.host << " pid=" << r.pid
             << " kv_capacity_blocks=" << r.kv_capacity_blocks;
+  for (const auto& [key, value] : rendezvous_.entries()) link->SendRendezvous({key, value});
   const bool all = std::all_of(ranks_.begin(), ranks_.end(),
                                [](const Rank& other) { return other.link != nullptr; });
   if (all) StartRegisteredRanks();
 }
 
 void Group::StartRegisteredRanks() {
+  // What routers were told of the group's size stays true for the leader's life.
+  const auto capacity_of = [this](const Rank& rank) {
+    return was_up_ ? rank.kv_limit_blocks : rank.kv_capacity_blocks;
+  };
   const auto smallest = std::min_element(
       ranks_.begin(), ranks_.end(),
-      [](const Rank& a, const Rank& b) { return a.kv_capacity_blocks < b.kv_capacity_blocks; });
-  const int64_t capacity = std::min<int64_t>(smallest->kv_capacity_blocks, INT32_MAX);
-  // What routers were told of the group's size stays true for the leader's life.
+      [&](const Rank& a, const Rank& b) { return capacity_of(a) < capacity_of(b); });
+  const int64_t capacity = std::min<int64_t>(capacity_of(*smallest), INT32_MAX);
   const int64_t needed = was_up_ ? kv_blocks_.load() : 1;
   if (capacity < needed) {
     return Lose(static_cast<int32_t>(smallest - ranks_.begin()),
@@ -213,15 +224,13 @@ void Group::StartRegisteredRanks() {
   }
   if (!was_up_) kv_blocks_ = static_cast<int32_t>(capacity);
   for (int32_t i = 0; i < world_size(); ++i) {
-    const int64_t stage = i / options_.tensor_parallel_size;
-    const int64_t stages = options_.pipeline_parallel_size;
-    ranks_[i].link->SendStart(
-        {.incarnation = incarnation_,
-         .tensor_parallel_size = options_.tensor_parallel_size,
-         .pipeline_parallel_size = options_.pipeline_parallel_size,
-         .layer_begin = static_cast<int32_t>(stage * options_.num_layers / stages),
-         .layer_end = static_cast<int32_t>((stage + 1) * options_.num_layers / stages),
-         .kv_blocks = kv_blocks_});
+    const GroupShape::Layers layers = options_.shape.LayersOf(i);
+    ranks_[i].link->SendStart({.incarnation = incarnation_,
+                               .tensor_parallel_size = options_.shape.tensor_parallel_size(),
+                               .pipeline_parallel_size = options_.shape.pipeline_parallel_size(),
+                               .layer_begin = layers.begin,
+                               .layer_end = layers.end,
+                               .kv_blocks = kv_blocks_});
   }
 }
 
@@ -245,13 +254,23 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
 }
 
+void Group::Relay(int32_t rank, const RendezvousEntry& entry) {
+  const absl::Status added = rendezvous_.Add(entry);
+  if (!added.ok()) return Lose(rank, added.ToString());
+  for (const Rank& each : ranks_) {
+    if (each.link != nullptr) each.link->SendRendezvous(entry);
+  }
+}
+
 void Group::SendToRanks(const PlanCommand& command) {
   if (state_ != State::kUp || command.incarnation != incarnation_) return;
   const StepId expected = first_step_ + steps_.size();
   CHECK(command.plan.step_id == expected)
       << "step " << command.plan.step_id << " sent, expected " << expected;
   if (steps_.empty()) head_since_ = clock_.Now();
-  steps_.push_back({.result = {.step_id = command.plan.step_id, .sampled = {}, .errors = {}},
+  steps_.push_back({.result = {.step_id = command.plan.step_id,
+                               .stage_seconds = std::vector<double>(
+                                   static_cast<size_t>(options_.shape.pipeline_parallel_size()))},
                     .acknowledged = std::vector<bool>(ranks_.size(), false),
                     .predicted_seconds = command.predicted_seconds});
   for (const Rank& rank : ranks_) rank.link->SendPlan(command.plan);
@@ -269,6 +288,9 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
   }
   step.acknowledged[rank] = true;
   step.result.seconds = std::max(step.result.seconds, result.seconds);
+  double& stage_seconds =
+      step.result.stage_seconds[static_cast<size_t>(options_.shape.StageOf(rank))];
+  stage_seconds = std::max(stage_seconds, result.seconds);
   std::move(result.sampled.begin(), result.sampled.end(), std::back_inserter(step.result.sampled));
   std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
   std::move(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
@@ -290,16 +312,35 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
   }
 }
 
-void Group::Lose(int32_t rank, const std::string& why) {
-  std::string reason = why;
-  if (rank >= 0) {
-    reason = absl::StrCat("rank ", rank, ": ", why);
-    if (RankProcess* process = ranks_[rank].process.get()) {
-      const std::optional<std::string> exit = process->Wait(clock_.Now() + kExitGrace);
-      reason = absl::StrCat("rank ", rank, " (", process->Name(), "): ", why,
-                            exit ? absl::StrCat("; ", *exit) : "");
-    }
+std::string Group::Explain(int32_t rank, const std::string& why, absl::Duration exit_grace) {
+  std::string reason = rank < 0 ? why : absl::StrCat("rank ", rank, ": ", why);
+  if (rank >= 0 && ranks_[rank].process != nullptr) {
+    RankProcess& process = *ranks_[rank].process;
+    const std::optional<std::string> exit = process.Wait(clock_.Now() + exit_grace);
+    reason = absl::StrCat("rank ", rank, " (", process.Name(), "): ", why,
+                          exit ? absl::StrCat("; ", *exit) : "");
   }
+  // Whoever misses a rank that is gone may tell so before that rank's end is seen.
+  const absl::Time deadline = clock_.Now() + std::min(exit_grace, kBlameGrace);
+  for (int32_t i = 0; i < static_cast<int32_t>(ranks_.size()); ++i) {
+    if (i == rank || ranks_[i].process == nullptr) continue;
+    const std::optional<std::string> exit = ranks_[i].process->Wait(deadline);
+    if (exit) absl::StrAppend(&reason, "; rank ", i, " (", ranks_[i].process->Name(), "): ", *exit);
+  }
+  return reason;
+}
+
+std::string Group::Laggards() const {
+  std::string names;
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    if (steps_.front().acknowledged[i]) continue;
+    absl::StrAppend(&names, names.empty() ? "" : ", ", "rank ", i);
+  }
+  return names;
+}
+
+void Group::Lose(int32_t rank, const std::string& why, absl::Duration exit_grace) {
+  const std::string reason = Explain(rank, why, exit_grace);
   LOG(ERROR) << "event=group_lost incarnation=" << incarnation_
              << " steps_in_flight=" << steps_.size() << " why=\"" << reason << "\"";
   const bool was_up_now = state_ == State::kUp;
@@ -362,12 +403,12 @@ void Group::CheckTimers() {
                          " s after their launch"));
   }
   if (now >= StepDeadline()) {
-    // With several ranks it cannot be told here whose fault it is; the first that has not answered
-    // is named by its missing acknowledgement in its own log.
-    Lose(world_size() == 1 ? 0 : -1,
-         absl::StrCat("stalled: step ", first_step_, " takes ",
-                      absl::ToDoubleSeconds(now - head_since_), " s, predicted ",
-                      steps_.front().predicted_seconds.value_or(0), " s"));
+    // Ranks that wait for the one that stalls have not acknowledged either.
+    Lose(
+        world_size() == 1 ? 0 : -1,
+        absl::StrCat("stalled: step ", first_step_, " takes ",
+                     absl::ToDoubleSeconds(now - head_since_), " s, predicted ",
+                     steps_.front().predicted_seconds.value_or(0), " s; not done by ", Laggards()));
   }
 }
 

@@ -16,16 +16,16 @@
 #include "common/clock.h"
 #include "common/queue.h"
 #include "common/types.h"
+#include "worker/group_shape.h"
 #include "worker/leader/plan_sink.h"
 #include "worker/leader/rank_launcher.h"
 #include "worker/leader/rank_link.h"
+#include "worker/leader/rendezvous_relay.h"
 
 namespace longhaul::worker::leader {
 
 struct GroupOptions {
-  int32_t tensor_parallel_size = 1;
-  int32_t pipeline_parallel_size = 1;
-  int32_t num_layers = 0;
+  GroupShape shape = GroupShape(/*num_layers=*/1);
   Digest model_digest;
   std::string secret;
   uint64_t first_incarnation = 1;  // > 0; later ones count on
@@ -46,8 +46,9 @@ struct GroupOptions {
   absl::Duration max_backoff = absl::Seconds(10);
 };
 
-// The life of the group's ranks: starts them, admits their streams, forwards plans and results,
-// notices a lost or stalled one, says why in one line, ends the rest and starts all again.
+// The life of the group's ranks: starts them, admits their streams, relays what their communicators
+// tell each other, forwards plans and results, notices a lost or stalled one, says why in one line,
+// ends the rest and starts all again.
 //
 // One thread owns all state (group thread); everything public is thread-safe and returns at once.
 // The listener and on_first_start are called from the group thread. The thread sleeps until a
@@ -106,6 +107,7 @@ class Group final : public PlanSink {
     std::shared_ptr<RankLink> link;  // null until registered
     bool started = false;
     int64_t kv_capacity_blocks = 0;
+    int64_t kv_limit_blocks = 0;
     absl::Time last_heard;  // launch, then every message
   };
   // A stream whose first message has not come.
@@ -124,21 +126,25 @@ class Group final : public PlanSink {
   void HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event);
   void Register(const std::shared_ptr<RankLink>& link, const RankRegistration& registration);
   void RankStartedUp(Rank& rank, const RankStarted& started);
+  void Relay(int32_t rank, const RendezvousEntry& entry);
   void StepAcknowledged(int32_t rank, StepResult result);
   void SendToRanks(const PlanCommand& command);
 
   void LaunchRanks();
   void StartRegisteredRanks();
   // The group is over: tells the listener, ends every rank, plans the restart.
-  void Lose(int32_t rank, const std::string& why);
+  // Waits `exit_grace` for a process that is about to end, so that its end can be told.
+  void Lose(int32_t rank, const std::string& why, absl::Duration exit_grace = absl::ZeroDuration());
+  // "rank 1 (pid 7): why; signal 9 (Killed)", and how others ended, too.
+  std::string Explain(int32_t rank, const std::string& why, absl::Duration exit_grace);
+  // The ranks that have not acknowledged the oldest step: "rank 0, rank 2".
+  std::string Laggards() const;
   void EndRanks(const std::string& reason, absl::Duration grace);
   void CheckTimers();
   absl::Time NextTimer() const;
   absl::Time StepDeadline() const;
 
-  int32_t world_size() const {
-    return options_.tensor_parallel_size * options_.pipeline_parallel_size;
-  }
+  int32_t world_size() const { return options_.shape.num_ranks(); }
   // Which rank owns the link; -1 if none.
   int32_t RankOf(const std::shared_ptr<RankLink>& link) const;
 
@@ -152,7 +158,8 @@ class Group final : public PlanSink {
   GroupListener* listener_ = nullptr;  // set by Start
   std::string control_address_;
   uint64_t incarnation_;
-  std::vector<Rank> ranks_;  // [world_size]
+  std::vector<Rank> ranks_;     // [world_size]
+  RendezvousRelay rendezvous_;  // of this incarnation
   std::vector<Stranger> strangers_;
   std::deque<Step> steps_;  // in flight
   StepId first_step_ = 1;   // id of steps_.front()

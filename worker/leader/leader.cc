@@ -25,7 +25,7 @@ int32_t MaxModelLen(const LeaderConfig& config, const LeaderModel& model) {
 
 GroupOptions GroupOptionsFor(GroupOptions options, const LeaderModel& model,
                              const std::string& secret, const Clock& clock) {
-  options.num_layers = model.num_layers;
+  options.shape = model.shape;
   options.model_digest = model.digest;
   options.secret = secret;
   // Later than any that an earlier leader at this address used.
@@ -59,6 +59,11 @@ std::string ServedName(const LeaderConfig& config) {
 
 absl::StatusOr<LeaderModel> LeaderModel::Load(const LeaderConfig& config) {
   ASSIGN_OR_RETURN(const ModelConfig model, ModelConfig::Load(config.model));
+  ASSIGN_OR_RETURN(const GroupShape shape,
+                   GroupShape::Make({.tensor_parallel_size = config.tensor_parallel_size,
+                                     .pipeline_parallel_size = config.pipeline_parallel_size,
+                                     .layer_split = config.layer_split},
+                                    model));
   ASSIGN_OR_RETURN(const GenerationDefaults defaults, GenerationDefaults::Load(config.model));
   ASSIGN_OR_RETURN(const Digest digest, model::ModelDigest(config.model));
   PrefixIdentity identity = {.model = digest,
@@ -73,6 +78,7 @@ absl::StatusOr<LeaderModel> LeaderModel::Load(const LeaderConfig& config) {
                                     ",", model.dual_chunk->original_max_position_embeddings));
   }
   return LeaderModel{.num_layers = model.num_layers,
+                     .shape = shape,
                      .vocab_size = model.vocab_size,
                      .max_position_embeddings = model.max_position_embeddings,
                      .end_tokens = defaults.eos_token_ids,

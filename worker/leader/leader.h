@@ -11,6 +11,7 @@
 #include "common/clock.h"
 #include "common/queue.h"
 #include "common/types.h"
+#include "worker/group_shape.h"
 #include "worker/leader/control_server.h"
 #include "worker/leader/engine.h"
 #include "worker/leader/group.h"
@@ -26,14 +27,15 @@ namespace longhaul::worker::leader {
 // What a leader must know of the model; it never sees a weight.
 struct LeaderModel {
   int32_t num_layers = 0;
+  GroupShape shape = GroupShape(/*num_layers=*/1);
   int32_t vocab_size = 0;
   int32_t max_position_embeddings = 0;
   std::vector<TokenId> end_tokens;
   Digest digest;
   Digest prefix_root;
 
-  // Reads `config.model`. Errors: those of ModelConfig::Load, GenerationDefaults::Load,
-  // ModelDigest.
+  // Reads `config.model`, and cuts it as `config` says. Errors: those of ModelConfig::Load,
+  // GenerationDefaults::Load, ModelDigest, GroupShape::Make.
   static absl::StatusOr<LeaderModel> Load(const LeaderConfig& config);
 };
 

@@ -15,6 +15,12 @@ struct LeaderConfig {
   std::string control_listen = "127.0.0.1:0";
   std::string rank_program;
   std::string device = "cpu";
+  int32_t tensor_parallel_size = 1;
+  int32_t pipeline_parallel_size = 1;
+  std::string layer_split;
+  int32_t ranks_on_host = 0;
+  std::string comm_host = "127.0.0.1";
+  std::string comm_interface;
   int32_t max_model_len = 0;
   int32_t max_num_batched_tokens = 2048;
   int32_t max_num_seqs = 64;
@@ -42,6 +48,19 @@ void VisitFields(V&& v, LeaderConfig& c) {
   v("control-listen", c.control_listen, "Where ranks connect: host:port or unix:/path.");
   v("rank-program", c.rank_program, "The program that ranks run; empty = this one.");
   v("device", c.device, OneOf{{"cpu"}}, "What the ranks compute on.");
+  v("tensor-parallel-size", c.tensor_parallel_size, Bounds{1, 256},
+    "Ranks that share each layer; divides the model's KV heads.");
+  v("pipeline-parallel-size", c.pipeline_parallel_size, Bounds{1, 256},
+    "Stages that the layers are split into; the group has tensor-parallel-size ranks for each.");
+  v("layer-split", c.layer_split,
+    "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
+  v("ranks-on-host", c.ranks_on_host, Bounds{0, 4096},
+    "Ranks of all groups that share this host's memory and cores; 0 = this group's.");
+  v("comm-host", c.comm_host,
+    "Name or address of this host that ranks exchange tensors on, unencrypted: of a network that "
+    "only the group reaches.");
+  v("comm-interface", c.comm_interface,
+    "Network interface that ranks exchange tensors on; if set, comm-host is not used.");
   v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
     "Prompt and output tokens of one request; 0 = the smaller of the model's own limit and what "
     "the "
@@ -65,17 +84,20 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "Type of cached keys and values; auto = fp32 on the CPU.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65'536},
     "Memory for the KV cache of a rank, GiB, touched as it is used; 0 = one prompt of the model's "
-    "full length and some short ones, at most half of the memory that is free.");
+    "full length and some short ones, at most the rank's share of half of the memory that is "
+    "free.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
     "Which length the attention temperature follows: each query's own, or its whole prompt's.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
     "off = plain RoPE, whatever the model's configuration says.");
-  v("threads", c.threads, Bounds{0, 1024}, "Threads that a rank computes with; 0 = one a core.");
+  v("threads", c.threads, Bounds{0, 1024},
+    "Threads that a rank computes with; 0 = its share of the cores.");
   v("metrics-host", c.metrics_host, "Address that /metrics of leader and ranks is served on.");
   v("metrics-port", c.metrics_port, Bounds{-1, 65'535},
     "Port of the leader's /metrics; 0 = any free one, -1 = none.");
   v("rank-metrics-port", c.rank_metrics_port, Bounds{-1, 65'535},
-    "Port of the rank's /metrics; 0 = any free one, -1 = none.");
+    "Port of the first rank's /metrics, each further rank has the next; 0 = any free ones, -1 = "
+    "none.");
 }
 
 }  // namespace longhaul::worker::leader

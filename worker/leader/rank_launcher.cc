@@ -28,12 +28,12 @@ class RankSubprocess final : public RankProcess {
 }  // namespace
 
 SubprocessRankLauncher::SubprocessRankLauncher(
-    std::vector<std::string> command, std::vector<std::pair<std::string, std::string>> extra_env)
+    Command command, std::vector<std::pair<std::string, std::string>> extra_env)
     : command_(std::move(command)), extra_env_(std::move(extra_env)) {}
 
 absl::StatusOr<std::unique_ptr<RankProcess>> SubprocessRankLauncher::Launch(
     int32_t rank, const std::string& control_address) {
-  std::vector<std::string> argv = command_;
+  std::vector<std::string> argv = command_(rank);
   argv.insert(argv.end(), {"--rank", absl::StrCat(rank), "--control", control_address});
   // Captured, so that the rank's ready line does not mix with the leader's; it is one line, so the
   // pipe is never full.

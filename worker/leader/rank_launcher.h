@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -39,15 +40,17 @@ class RankLauncher {
 // `longhaul-worker rank` as a subprocess. Thread-compatible.
 class SubprocessRankLauncher final : public RankLauncher {
  public:
-  // `command`: the program and the flags that all ranks share; --rank and --control are added.
+  // The program and the flags of a rank; --rank and --control are added.
+  using Command = std::function<std::vector<std::string>(int32_t rank)>;
+
   // `extra_env`: the group's secret.
-  SubprocessRankLauncher(std::vector<std::string> command,
+  SubprocessRankLauncher(Command command,
                          std::vector<std::pair<std::string, std::string>> extra_env);
   absl::StatusOr<std::unique_ptr<RankProcess>> Launch(int32_t rank,
                                                       const std::string& control_address) override;
 
  private:
-  const std::vector<std::string> command_;
+  const Command command_;
   const std::vector<std::pair<std::string, std::string>> extra_env_;
 };
 

@@ -15,11 +15,27 @@
 namespace longhaul::worker::leader {
 namespace {
 
-std::vector<std::string> RankCommand(const LeaderConfig& config, const std::string& this_program) {
+std::vector<std::string> RankCommand(const LeaderConfig& config, const GroupShape& shape,
+                                     const std::string& this_program, int32_t rank) {
+  const int32_t ranks_on_host = config.ranks_on_host > 0 ? config.ranks_on_host : shape.num_ranks();
+  const int32_t metrics_port =
+      config.rank_metrics_port > 0 ? config.rank_metrics_port + rank : config.rank_metrics_port;
   return {config.rank_program.empty() ? this_program : config.rank_program,
           "rank",
           "--model",
           config.model,
+          "--tensor-parallel-size",
+          absl::StrCat(config.tensor_parallel_size),
+          "--pipeline-parallel-size",
+          absl::StrCat(config.pipeline_parallel_size),
+          "--layer-split",
+          config.layer_split,
+          "--ranks-on-host",
+          absl::StrCat(ranks_on_host),
+          "--comm-host",
+          config.comm_host,
+          "--comm-interface",
+          config.comm_interface,
           "--device",
           config.device,
           "--kv-cache-dtype",
@@ -35,7 +51,7 @@ std::vector<std::string> RankCommand(const LeaderConfig& config, const std::stri
           "--metrics-host",
           config.metrics_host,
           "--metrics-port",
-          absl::StrCat(config.rank_metrics_port)};
+          absl::StrCat(metrics_port)};
 }
 
 void WaitFor(const std::stop_token& stop) {
@@ -55,8 +71,9 @@ absl::Status RunLeader(const LeaderConfig& config, const std::string& this_progr
                        const std::string& secret, const std::stop_token& stop) {
   ASSIGN_OR_RETURN(const LeaderModel model, LeaderModel::Load(config));
   const SystemClock clock;
-  SubprocessRankLauncher launcher(RankCommand(config, this_program),
-                                  {{"LONGHAUL_GROUP_SECRET", secret}});
+  SubprocessRankLauncher launcher(
+      [&](int32_t rank) { return RankCommand(config, model.shape, this_program, rank); },
+      {{"LONGHAUL_GROUP_SECRET", secret}});
   Leader leader(config, model, secret, GroupOptions{}, launcher, clock);
   std::unique_ptr<MetricsServer> metrics_server;
   std::string metrics_address = "none";
