@@ -175,6 +175,22 @@ TEST(CpuBackend, SiluMulTakesGateAndUpFromOneRow) {
   EXPECT_NEAR(out[1], 4 / (1 + std::exp(-1.0)), 1e-6);
 }
 
+TEST(CpuBackend, CopiesColumnsBesideOthers) {
+  const auto backend = MakeCpuBackend(1);
+  std::vector<float> part = {1, 2, 3, 4};
+  std::vector<float> whole(8, -1);
+  ASSERT_OK(backend->CopyColumns(View(part, 2), View(whole, 2), 1));
+  EXPECT_EQ(whole, (std::vector<float>{-1, 1, 2, -1, -1, 3, 4, -1}));
+  ASSERT_OK(backend->CopyColumns(View(part, 2), View(whole, 2), 2));
+  EXPECT_EQ(whole, (std::vector<float>{-1, 1, 1, 2, -1, 3, 3, 4}));
+  for (const int64_t column : {-1, 3}) {
+    EXPECT_THAT(backend->CopyColumns(View(part, 2), View(whole, 2), column),
+                StatusIs(absl::StatusCode::kInternal, HasSubstr("[2, 2] and [2, 4]")));
+  }
+  EXPECT_THAT(backend->CopyColumns(View(part, 1), View(whole, 2), 0),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("copy_columns")));
+}
+
 TEST(CpuBackend, AnIdOutsideTheTableIsAnErrorWithItsSizes) {
   const auto backend = MakeCpuBackend(1);
   std::vector<float> table(6);

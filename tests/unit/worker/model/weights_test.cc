@@ -1,5 +1,11 @@
 #include "worker/model/weights.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <bit>
+
+#include "absl/strings/str_cat.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -95,6 +101,146 @@ TEST_F(WeightsTest, RefuseRangesOutsideTheModel) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("[2, 2)")));
   EXPECT_THAT(Load({}, {.layer_end = 3, .tensor_parallel_size = 2}).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("1 KV heads")));
+}
+
+// Rows or columns [begin, end) of a matrix.
+std::vector<float> Rows(const std::vector<float>& matrix, int64_t cols, int64_t begin,
+                        int64_t end) {
+  return {matrix.begin() + begin * cols, matrix.begin() + end * cols};
+}
+std::vector<float> Columns(const std::vector<float>& matrix, int64_t cols, int64_t begin,
+                           int64_t end) {
+  std::vector<float> part;
+  for (auto row = matrix.begin(); row != matrix.end(); row += cols) {
+    part.insert(part.end(), row + begin, row + end);
+  }
+  return part;
+}
+std::vector<float> Joined(std::initializer_list<std::vector<float>> parts) {
+  std::vector<float> all;
+  for (const auto& part : parts) all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
+// Six query heads, two KV heads, 301 tokens: two shards of 150 and 151.
+constexpr TinyModel kTwoHeads{.num_kv_heads = 2, .vocab_size = 301};
+
+TEST_F(WeightsTest, AShardHoldsItsHeadsItsPartOfTheMlpAndItsTokens) {
+  const auto values = [](const char* suffix, int64_t size) {
+    return kTwoHeads.Values(std::string("model.layers.1.") + suffix, size);
+  };
+  for (int32_t rank = 0; rank < 2; ++rank) {
+    ASSERT_OK_AND_ASSIGN(
+        const Weights weights,
+        Load(kTwoHeads, {.layer_end = 3, .tensor_parallel_rank = rank, .tensor_parallel_size = 2}));
+    const Weights::Layer& layer = weights.layers[1];
+    const int64_t q = 192 * rank;
+    const int64_t kv = 64 * rank;
+    const int64_t inner = 80 * rank;
+    EXPECT_EQ(Host(layer.qkv.weight),
+              Joined({Rows(values("self_attn.q_proj.weight", 384 * 96), 96, q, q + 192),
+                      Rows(values("self_attn.k_proj.weight", 128 * 96), 96, kv, kv + 64),
+                      Rows(values("self_attn.v_proj.weight", 128 * 96), 96, kv, kv + 64)}));
+    EXPECT_EQ(Host(layer.qkv.bias),
+              Joined({Rows(values("self_attn.q_proj.bias", 384), 1, q, q + 192),
+                      Rows(values("self_attn.k_proj.bias", 128), 1, kv, kv + 64),
+                      Rows(values("self_attn.v_proj.bias", 128), 1, kv, kv + 64)}));
+    EXPECT_EQ(Host(layer.out.weight),
+              Columns(values("self_attn.o_proj.weight", 96 * 384), 384, q, q + 192));
+    EXPECT_EQ(Host(layer.gate_up.weight),
+              Joined({Rows(values("mlp.gate_proj.weight", 160 * 96), 96, inner, inner + 80),
+                      Rows(values("mlp.up_proj.weight", 160 * 96), 96, inner, inner + 80)}));
+    EXPECT_EQ(Host(layer.down.weight),
+              Columns(values("mlp.down_proj.weight", 96 * 160), 160, inner, inner + 80));
+    EXPECT_EQ(Host(layer.input_norm), values("input_layernorm.weight", 96));
+    const int64_t begin = 150 * rank;
+    const int64_t end = rank == 0 ? 150 : 301;
+    EXPECT_EQ(Host(weights.lm_head.weight),
+              Rows(kTwoHeads.Values("lm_head.weight", 301 * 96), 96, begin, end));
+    // Then the row of the other shard's tokens.
+    EXPECT_EQ(Host(weights.embedding),
+              Joined({Rows(kTwoHeads.Values("model.embed_tokens.weight", 301 * 96), 96, begin, end),
+                      std::vector<float>(96, 0.0f)}));
+  }
+}
+
+TEST_F(WeightsTest, AShardsTiedHeadIsItsEmbeddingWithoutTheZeros) {
+  TinyModel model = kTwoHeads;
+  model.tied = true;
+  ASSERT_OK_AND_ASSIGN(
+      const Weights whole,
+      Load(model, {.layer_end = 3, .tensor_parallel_rank = 1, .tensor_parallel_size = 2}));
+  EXPECT_EQ(whole.lm_head.weight.data, whole.embedding.data);
+  EXPECT_EQ(whole.lm_head.weight.rows, 151);
+  EXPECT_EQ(whole.embedding.rows, 152);
+  ASSERT_OK_AND_ASSIGN(const Weights last, Load(model, {.layer_begin = 2,
+                                                        .layer_end = 3,
+                                                        .tensor_parallel_rank = 1,
+                                                        .tensor_parallel_size = 2}));
+  EXPECT_EQ(Host(last.lm_head.weight),
+            Rows(model.Values("model.embed_tokens.weight", 301 * 96), 96, 150, 301));
+}
+
+TEST_F(WeightsTest, ShardsTogetherHoldTheModelOnce) {
+  ASSERT_OK_AND_ASSIGN(const Weights whole, Load(kTwoHeads, all_));
+  int64_t bytes = 0;
+  for (int32_t rank = 0; rank < 2; ++rank) {
+    ASSERT_OK_AND_ASSIGN(
+        const Weights weights,
+        Load(kTwoHeads, {.layer_end = 3, .tensor_parallel_rank = rank, .tensor_parallel_size = 2}));
+    bytes += weights.bytes;
+  }
+  // But for seven norms, which both hold, and a row of zeros each.
+  EXPECT_EQ(bytes, whole.bytes + (7 + 2) * 96 * 4);
+}
+
+// Takes away the pages of a mapped file that hold nothing but these bytes.
+void MakeUnreadable(std::span<const uint8_t> bytes) {
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (std::bit_cast<uintptr_t>(bytes.data()) + page - 1) / page * page;
+  const uintptr_t end = (std::bit_cast<uintptr_t>(bytes.data()) + bytes.size()) / page * page;
+  ASSERT_LT(begin, end) << "too small to hold a page";
+  ASSERT_EQ(mprotect(std::bit_cast<void*>(begin), end - begin, PROT_NONE), 0);
+}
+
+TEST_F(WeightsTest, NothingOfOtherShardsAndStagesIsRead) {
+  TinyModel model = kTwoHeads;
+  model.vocab_size = 4001;
+  const TempDir folder;
+  model.Write(folder.path());
+  ASSERT_OK_AND_ASSIGN(const Checkpoint checkpoint, Checkpoint::Open(folder.path()));
+  for (const auto& [name, entry] : checkpoint.entries()) {
+    const std::span<const uint8_t> data = entry.tensor->data;
+    if (name.starts_with("model.layers.2.") && data.size() > 8192) MakeUnreadable(data);
+    const int64_t rows = entry.tensor->shape.front();
+    const bool by_rows = name.find("embed") != name.npos || name.find("q_proj.w") != name.npos ||
+                         name.find("gate_proj") != name.npos || name.find("up_proj") != name.npos;
+    if (by_rows) MakeUnreadable(data.subspan(static_cast<size_t>(rows / 2) * 96 * 4));
+    if (name == "lm_head.weight") MakeUnreadable(data);
+  }
+  const auto load = [&](int32_t rank) {
+    return LoadWeights(model.Config(), checkpoint,
+                       {.layer_end = 2, .tensor_parallel_rank = rank, .tensor_parallel_size = 2},
+                       *backend_);
+  };
+  EXPECT_OK(load(0));
+  EXPECT_DEATH(load(1).status().IgnoreError(), "");
+}
+
+TEST_F(WeightsTest, SayWhichNumberOfShardsIsPossible) {
+  TinyModel model;
+  model.num_kv_heads = 4;
+  for (const int32_t size : {3, 8}) {
+    EXPECT_THAT(
+        Load(model, {.layer_end = 3, .tensor_parallel_size = size}).status(),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 ::testing::AllOf(HasSubstr("4 KV heads and intermediate size 160"),
+                                  HasSubstr(absl::StrCat(" ", size, " ranks")),
+                                  HasSubstr("set --tensor-parallel-size to one of 1, 2, 4"))));
+  }
+  EXPECT_THAT(
+      Load(model, {.layer_end = 3, .tensor_parallel_rank = 2, .tensor_parallel_size = 2}).status(),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("shard 2 of 2")));
 }
 
 }  // namespace

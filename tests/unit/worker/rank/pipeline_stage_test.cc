@@ -138,5 +138,47 @@ TEST(PipelineStage, AnySplitIntoStagesGivesTheSameBits) {
   }
 }
 
+// As many tokens of two sequences as there are of one.
+Slice Whole(SequenceId sequence, std::vector<BlockId> blocks) {
+  return {.sequence_id = sequence,
+          .token_ids = SplitMixTokens(sequence, 300, 300),
+          .new_block_ids = std::move(blocks),
+          .sample = true};
+}
+
+// A unit is cut at `layer`; another runs from end to end before it goes on, or is dropped.
+std::vector<StepPlan> AroundACut(int32_t layer, bool goes_on) {
+  const Slice first = Whole(1, {4, 1});
+  const Slice second = Whole(2, {7, 2});
+  const SamplingParams greedy{.temperature = 0};
+  std::vector<StepPlan> plans = {
+      {.step_id = 1,
+       .starts = {{.sequence_id = 1, .sampling = greedy, .prompt_tokens = 300},
+                  {.sequence_id = 2, .sampling = greedy, .prompt_tokens = 300}},
+       .units = {{.layer_begin = 0, .layer_end = layer, .slices = {first}}}}};
+  if (!goes_on) plans.back().ends = {1};
+  plans.push_back(
+      {.step_id = 2, .units = {{.layer_begin = 0, .layer_end = 3, .slices = {second}}}});
+  if (goes_on) {
+    plans.push_back(
+        {.step_id = 3, .units = {{.layer_begin = layer, .layer_end = 3, .slices = {first}}}});
+  }
+  return plans;
+}
+
+TEST(PipelineStage, AUnitCutAtABorderCrossesItWhenItGoesOn) {
+  for (const bool goes_on : {true, false}) {
+    for (const int32_t cut : {1, 2}) {
+      const std::vector<float> one = Pipeline({0, 3}).Run(AroundACut(cut, goes_on));
+      ASSERT_EQ(one.size(), 300u);
+      for (const std::vector<int32_t>& bounds :
+           {std::vector<int32_t>{0, 1, 3}, {0, 2, 3}, {0, 1, 2, 3}}) {
+        EXPECT_EQ(Pipeline(bounds).Run(AroundACut(cut, goes_on)), one)
+            << bounds.size() - 1 << " stages, cut at " << cut << ", goes on: " << goes_on;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace longhaul::worker::rank
