@@ -123,14 +123,17 @@ Digest PrefixCache::Publish(const Digest& parent, std::span<const TokenId> block
   CHECK(block >= 0 && block < num_blocks()) << "block=" << block << " of " << num_blocks();
   Block& held = blocks_[Index(block)];
   CHECK(held.references > 0 && held.restore == 0) << "block=" << block;
-  CHECK(index_.In(Tier::kDevice, block) == nullptr && !held.twin) << "block=" << block;
   held.complete = true;
   const Digest identity = ExtendPrefix(parent, block_tokens);
   CachedBlock* cached = index_.Get(identity);
   if (cached != nullptr && !std::ranges::equal(cached->tokens, block_tokens)) {
     return Digest{};  // another's identity: nothing that follows may be found behind it
   }
-  if (!CanFollow(parent, first_position)) return identity;
+  if (const CachedBlock* before = index_.In(Tier::kDevice, block); before != nullptr) {
+    CHECK(before == cached) << "block=" << block << " was published with other tokens";
+    return identity;
+  }
+  if (held.twin || !CanFollow(parent, first_position)) return identity;
   if (cached == nullptr) cached = &index_.Add(identity, parent, first_position, block_tokens);
   Offer(*cached, block);
   return identity;

@@ -81,7 +81,8 @@ class PrefixCache {
   // `block`, held by the caller, is complete on all ranks with these kKvBlockTokens tokens from
   // position `first_position` on. `parent`: identity of the block before, the root if there is
   // none. Returns its own, for the next call. It becomes findable, unless somebody holds a block
-  // with that identity already, or nobody the one before. num_available() stays as it is.
+  // with that identity already, or nobody the one before. num_available() stays as it is. A second
+  // time it changes nothing.
   Digest Publish(const Digest& parent, std::span<const TokenId> block_tokens,
                  int64_t first_position, BlockId block);
 
