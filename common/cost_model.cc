@@ -47,12 +47,12 @@ std::optional<std::array<double, 4>> Solve(std::array<std::array<double, 4>, 4> 
 
 }  // namespace
 
-void UnitShape::Add(int64_t history, int64_t count) {
+void UnitShape::Add(int64_t history, int64_t count, double fraction) {
   const double l = static_cast<double>(history);
   const double x = static_cast<double>(count);
-  history_tokens += l;
-  new_tokens += x;
-  pairs += 2 * l * x + x * x;
+  history_tokens += fraction * l;
+  new_tokens += fraction * x;
+  pairs += fraction * (2 * l * x + x * x);
 }
 
 double PredictSeconds(const CostCoefficients& cost, const UnitShape& shape) {

@@ -26,7 +26,8 @@ struct UnitShape {
   double new_tokens = 0;      // sum of x
   double pairs = 0;           // sum of 2Lx + x^2
 
-  void Add(int64_t history, int64_t count);
+  // `fraction`: of the layers, for a unit that is cut between them.
+  void Add(int64_t history, int64_t count, double fraction = 1);
 };
 
 // Seconds of one unit.

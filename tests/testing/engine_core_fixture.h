@@ -46,7 +46,8 @@ class EngineCoreFixture : public ::testing::Test {
     RequestId id;
   };
 
-  explicit EngineCoreFixture(int32_t depth = 1, int32_t batched_tokens = 512)
+  explicit EngineCoreFixture(int32_t depth = 1, int32_t batched_tokens = 512,
+                             bool prefix_caching = false)
       : core_({.scheduler = {.max_model_len = 10'000,
                              .max_num_batched_tokens = batched_tokens,
                              .max_num_seqs = 4,
@@ -54,7 +55,9 @@ class EngineCoreFixture : public ::testing::Test {
                              .max_waiting_long = 1,
                              .long_prompt_tokens = 4'000,
                              .num_layers = 2,
-                             .max_plans_in_flight = depth},
+                             .num_stages = depth,
+                             .max_plans_in_flight = depth,
+                             .prefix_caching = prefix_caching},
                .end_tokens = {kEnd},
                .vocab_size = 1000,
                .max_kept_tokens = 3'000},
@@ -80,7 +83,7 @@ class EngineCoreFixture : public ::testing::Test {
     return Submit(MakeRequest(prompt_tokens, max_tokens));
   }
   void Up(uint64_t incarnation = 1, int32_t kv_blocks = 100) {
-    core_.GroupUp(incarnation, kv_blocks);
+    core_.GroupUp(incarnation, {.blocks = kv_blocks});
     core_.Advance(now_);
   }
   void Down(uint64_t incarnation = 1) {

@@ -31,3 +31,8 @@ longhaul_library(fake_rank
 longhaul_library(rendezvous_testing
   HEADERS memory_rendezvous.h folder_rendezvous.h
   DEPS    longhaul::worker_comm_gloo)
+
+longhaul_library(simulated_ranks
+  HEADERS simulated_ranks.h
+  SOURCES simulated_ranks.cc
+  DEPS longhaul::worker_leader_core longhaul::testing)

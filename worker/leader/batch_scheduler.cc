@@ -9,287 +9,250 @@
 namespace longhaul::worker::leader {
 namespace {
 
-bool Before(const Sequence* a, const Sequence* b) {
-  if (a->request.priority != b->request.priority) return a->request.priority > b->request.priority;
-  return a->order < b->order;
-}
-
 bool IsScored(const Sequence& s) { return s.request.sampling.prompt_logprobs.has_value(); }
-
-int64_t RestOf(const Sequence& s) { return s.prompt_tokens() - s.planned_tokens; }
-
-// Whether a prefill may have a part of the steps of the first in line.
-bool MayPass(const Sequence& s, const Sequence& first) {
-  return s.request.priority == first.request.priority && 2 * RestOf(s) < RestOf(first);
-}
-
-void InsertInOrder(std::vector<Sequence*>& line, Sequence* sequence) {
-  line.insert(std::upper_bound(line.begin(), line.end(), sequence, Before), sequence);
-}
 
 }  // namespace
 
-BatchScheduler::BatchScheduler(const SchedulerLimits& limits, const StopRule& stop_rule)
-    : limits_(limits), stop_rule_(stop_rule), planner_(kKvBlockTokens) {
+BatchScheduler::BatchScheduler(const SchedulerLimits& limits, const PrefixRule& prefix,
+                               const StopRule& stop_rule)
+    : limits_(limits),
+      stop_rule_(stop_rule),
+      planner_(kKvBlockTokens, limits.num_stages),
+      pool_(limits, prefix) {
   // Else a full batch of decodes would leave prefill no room for one block, for ever.
   CHECK(limits.max_num_batched_tokens >= limits.max_num_seqs + kKvBlockTokens)
       << "max_num_batched_tokens=" << limits.max_num_batched_tokens
       << " max_num_seqs=" << limits.max_num_seqs;
-  CHECK(limits.max_num_seqs > 0 && limits.max_plans_in_flight > 0 && limits.num_layers > 0);
+  CHECK(limits.max_num_seqs > 0 && limits.max_plans_in_flight > 0 && limits.num_stages > 0 &&
+        limits.num_layers >= limits.num_stages);
 }
 
-int32_t BatchScheduler::BlocksFor(int64_t tokens) {
-  return static_cast<int32_t>((tokens + kKvBlockTokens - 1) / kKvBlockTokens);
+bool BatchScheduler::End(Sequence& sequence) {
+  if (sequence.cut) cut_.reset();  // the only sequence of that unit
+  const bool in_flight = sequence.plans_in_flight > 0;
+  pool_.End(sequence);
+  return !in_flight;
 }
 
-int32_t BatchScheduler::ReservationOf(const Sequence& sequence) const {
-  return BlocksFor(sequence.prompt_tokens() + sequence.request.stopping.max_tokens);
-}
-
-absl::Status BatchScheduler::CheckFits(int64_t prompt_tokens, int64_t max_tokens) const {
-  if (prompt_tokens + max_tokens > limits_.max_model_len) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "prompt has ", prompt_tokens, " tokens and max_tokens is ", max_tokens, ", together ",
-        prompt_tokens + max_tokens, "; limit ", limits_.max_model_len, " (--max-model-len)"));
-  }
-  // What the last incarnation held the next one holds too; before the first nothing is known.
-  if (known_blocks_ > 0 && BlocksFor(prompt_tokens + max_tokens) > known_blocks_) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "prompt and max_tokens need ", BlocksFor(prompt_tokens + max_tokens), " KV blocks of ",
-        kKvBlockTokens, " tokens; the group has ", known_blocks_, " (--kv-cache-gib)"));
-  }
-  return absl::OkStatus();
-}
-
-bool BatchScheduler::CanStart(int32_t num_blocks) const {
-  return group_up_ && static_cast<int32_t>(running_.size()) < limits_.max_num_seqs &&
-         num_blocks <= num_free_blocks();
-}
-
-absl::Status BatchScheduler::CheckRoom(int64_t prompt_tokens, int64_t max_tokens) const {
-  if (waiting_.empty() && CanStart(BlocksFor(prompt_tokens + max_tokens))) return absl::OkStatus();
-  if (static_cast<int32_t>(waiting_.size()) >= limits_.max_waiting) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(waiting_.size(), " requests wait, limit ", limits_.max_waiting));
-  }
-  if (prompt_tokens < limits_.long_prompt_tokens) return absl::OkStatus();
-  const auto num_long = std::count_if(waiting_.begin(), waiting_.end(), [this](const Sequence* s) {
-    return s->prompt_tokens() >= limits_.long_prompt_tokens;
-  });
-  if (num_long >= limits_.max_waiting_long) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(num_long, " prompts of ", limits_.long_prompt_tokens,
-                     " tokens or more wait, limit ", limits_.max_waiting_long));
-  }
-  return absl::OkStatus();
-}
-
-Sequence& BatchScheduler::Enqueue(Request request) {
-  auto owned = std::make_unique<Sequence>(std::move(request));
-  Sequence& sequence = *owned;
-  sequence.order = next_order_++;
-  sequences_.emplace(sequence.order, std::move(owned));
-  InsertInOrder(waiting_, &sequence);
-  StartWaiting();
-  return sequence;
-}
-
-void BatchScheduler::End(Sequence& sequence) {
-  CHECK(!sequence.ended) << "sequence=" << sequence.id;
-  sequence.ended = true;
-  std::erase(waiting_, &sequence);
-  std::erase(running_, &sequence);
-  // The ranks run plans in order, so the end may travel behind plans that still name the sequence.
-  if (sequence.planned_tokens > 0) unsent_ends_.push_back(sequence.id);
-  if (sequence.plans_in_flight == 0) Free(sequence);
-}
-
-void BatchScheduler::Free(Sequence& sequence) {
-  blocks_.Release(sequence.blocks);
-  sequences_.erase(sequence.order);
-  StartWaiting();
-}
-
-void BatchScheduler::GroupUp(int32_t num_blocks) {
-  CHECK(!group_up_ && in_flight_.empty() && running_.empty());
-  blocks_ = BlockAllocator(num_blocks);
-  known_blocks_ = num_blocks;
-  group_up_ = true;
+void BatchScheduler::GroupUp(const KvCapacity& capacity) {
+  CHECK(in_flight_.empty() && !cut_);
   next_step_id_ = 1;
-  next_sequence_id_ = 1;
-  StartWaiting();
+  pool_.GroupUp(capacity);
 }
 
 std::vector<Sequence*> BatchScheduler::GroupDown() {
-  group_up_ = false;
   in_flight_.clear();
-  unsent_ends_.clear();
-  blocks_ = BlockAllocator(0);
-  std::erase_if(sequences_, [](const auto& entry) { return entry.second->ended; });
-  std::vector<Sequence*> lost = std::exchange(running_, {});
-  for (Sequence* s : lost) {
-    s->planned_tokens = s->processed_tokens = 0;
-    s->blocks.clear();
-    s->blocks_sent = s->plans_in_flight = 0;
-    s->sample_in_flight = s->running = s->passed_head = false;
-    InsertInOrder(waiting_, s);
-  }
-  return lost;
+  cut_.reset();
+  return pool_.GroupDown();
 }
 
-void BatchScheduler::Start(Sequence& sequence) {
-  sequence.blocks = blocks_.Allocate(ReservationOf(sequence)).value();
-  sequence.id = next_sequence_id_++;
-  sequence.running = true;
-  std::erase(waiting_, &sequence);
-  InsertInOrder(running_, &sequence);
-}
-
-void BatchScheduler::StartWaiting() {
-  while (!waiting_.empty() && CanStart(ReservationOf(*waiting_.front()))) {
-    Sequence& head = *waiting_.front();
-    head.passed_head = false;
-    Start(head);
+Slice BatchScheduler::MakeSlice(Sequence& s, int64_t count, StepPlan& plan, PlannedSlice& planned) {
+  const int64_t begin = s.planned_tokens;
+  const int64_t end = begin + count;
+  if (!std::exchange(s.told, true)) {
+    const int64_t cached_prompt = std::min(s.cached_tokens, s.prompt_tokens());
+    plan.starts.push_back(
+        {.sequence_id = s.id,
+         .sampling = s.request.sampling,
+         .prompt_tokens = static_cast<int32_t>(s.prompt_tokens()),
+         .cached_prompt_ids = {s.request.prompt.begin(), s.request.prompt.begin() + cached_prompt},
+         .replayed_output_ids = s.output,
+         .cached_output_tokens = static_cast<int32_t>(s.cached_tokens - cached_prompt),
+         .end_token_ids = stop_rule_.Banned(s.request),
+         .min_tokens = s.request.stopping.min_tokens});
   }
-  if (waiting_.empty()) return;
-  const Sequence& head = *waiting_.front();
-  for (Sequence* s : std::vector<Sequence*>(waiting_.begin() + 1, waiting_.end())) {
-    int32_t lent = 0;  // blocks that come back to the head from those who passed it
-    for (const Sequence* running : running_) {
-      if (running->passed_head) lent += ReservationOf(*running);
-    }
-    if (num_free_blocks() + lent >= ReservationOf(head)) return;
-    if (!MayPass(*s, head) || !CanStart(ReservationOf(*s))) continue;
-    s->passed_head = true;
-    Start(*s);
+  Slice slice = {.sequence_id = s.id, .begin = begin};
+  slice.token_ids.reserve(static_cast<size_t>(count));
+  for (int64_t position = begin; position < end; ++position) {
+    slice.token_ids.push_back(s.token(position));
   }
-}
-
-Slice BatchScheduler::MakeSlice(Sequence& s, int64_t count) {
-  Slice slice = {.sequence_id = s.id, .begin = s.planned_tokens};
-  const int64_t end = s.planned_tokens + count;
-  if (s.prefilling()) {
-    slice.token_ids.assign(s.request.prompt.begin() + s.planned_tokens,
-                           s.request.prompt.begin() + end);
-    slice.sample = end == s.prompt_tokens() && s.request.stopping.max_tokens > 0;
-    if (s.request.sampling.prompt_logprobs.has_value() && end < s.prompt_tokens()) {
-      slice.next_prompt_token = s.request.prompt[static_cast<size_t>(end)];
-    }
-  } else {
-    slice.token_ids = {s.output.back()};
-    slice.sample = true;
-  }
+  slice.sample = end == s.known_tokens() && s.request.stopping.max_tokens > 0;
+  if (IsScored(s) && end < s.prompt_tokens()) slice.next_prompt_token = s.token(end);
   slice.first_table_entry = s.blocks_sent;
   const int32_t blocks_needed = BlocksFor(end);
   slice.new_block_ids.assign(s.blocks.begin() + s.blocks_sent, s.blocks.begin() + blocks_needed);
+  planned = {.sequence = &s,
+             .sequence_id = s.id,
+             .begin = begin,
+             .count = count,
+             .sample = slice.sample,
+             .repeated = std::clamp<int64_t>(s.most_processed - begin, 0, count)};
+  if (IsScored(s)) {
+    planned.prompt_logprobs = std::clamp<int64_t>(s.prompt_tokens() - 1 - begin, 0, count);
+  }
   s.blocks_sent = blocks_needed;
+  s.planned_tokens = end;
+  s.sample_in_flight = slice.sample;
   return slice;
 }
 
-void BatchScheduler::AddSlice(Sequence& s, int64_t count, StepPlan& plan, PlannedStep& step) {
-  if (s.planned_tokens == 0) {
-    plan.starts.push_back({.sequence_id = s.id,
-                           .sampling = s.request.sampling,
-                           .prompt_tokens = static_cast<int32_t>(s.prompt_tokens()),
-                           // Whoever fills this from a prefix cache: a prompt whose logprobs are
-                           // asked for takes nothing from it, each of its rows must run.
-                           .cached_prompt_ids = {},
-                           .replayed_output_ids = {},
-                           .end_token_ids = stop_rule_.Banned(s.request),
-                           .min_tokens = s.request.stopping.min_tokens});
-  }
-  PlannedSlice planned = {
-      .sequence = &s, .sequence_id = s.id, .begin = s.planned_tokens, .count = count};
-  if (s.prefilling() && s.request.sampling.prompt_logprobs.has_value()) {
-    planned.prompt_logprobs = std::min(count, s.prompt_tokens() - 1 - s.planned_tokens);
-  }
-  step.has_prefill = step.has_prefill || s.prefilling();
+void BatchScheduler::Remember(const PlannedSlice& planned, bool prefill, double fraction,
+                              PlannedStep& step) {
+  pool_.Planned(*planned.sequence);
+  step.has_prefill = step.has_prefill || prefill;
   step.has_prompt_logprobs = step.has_prompt_logprobs || planned.prompt_logprobs > 0;
-  Slice slice = MakeSlice(s, count);
-  planned.sample = slice.sample;
-  step.shape.Add(slice.begin, count);
+  step.shape.Add(planned.begin, planned.count, fraction);
   step.slices.push_back(planned);
-  s.planned_tokens += count;
-  s.sample_in_flight = slice.sample;
-  ++s.plans_in_flight;
-  plan.units.front().slices.push_back(std::move(slice));
+}
+
+void BatchScheduler::AddWhole(Sequence& s, int64_t count, Draft& draft) {
+  CHECK(pool_.Grow(s, s.planned_tokens + count)) << "sequence=" << s.id;
+  const bool prefill = s.prefilling();
+  draft.budget.Take(s.planned_tokens, count, prefill && IsScored(s));
+  PlannedSlice planned;
+  draft.plan.units.front().slices.push_back(MakeSlice(s, count, draft.plan, planned));
+  Remember(planned, prefill, 1, draft.step);
 }
 
 double BatchScheduler::StepSeconds() const {
-  const bool others_wait = running_.size() > 1 || !waiting_.empty();
+  const bool others_wait = pool_.running().size() > 1 || !pool_.waiting().empty();
   return others_wait ? std::min(limits_.step_target_seconds, limits_.max_step_seconds)
                      : limits_.max_step_seconds;
 }
 
-void BatchScheduler::AddDecodes(StepBudget& budget, StepPlan& plan, PlannedStep& step) {
-  for (Sequence* s : running_) {
-    if (!s->decode_ready() || budget.tokens() == 0) continue;
-    budget.Take(s->planned_tokens, 1, /*scored=*/false);
-    AddSlice(*s, 1, plan, step);
+void BatchScheduler::AddDecodes(Draft& draft) {
+  const std::vector<Sequence*> running = pool_.running();  // to preempt is to change it
+  const auto decodes = std::count_if(running.begin(), running.end(),
+                                     [](const Sequence* s) { return !s->prefilling(); });
+  int64_t share = (decodes + limits_.num_stages - 1) / limits_.num_stages;
+  for (Sequence* s : running) {
+    if (share == 0 || draft.budget.tokens() == 0) return;
+    if (!s->running || !s->decode_ready() || !pool_.Grow(*s, s->planned_tokens + 1)) continue;
+    AddWhole(*s, 1, draft);
+    --share;
   }
 }
 
-int64_t BatchScheduler::NextChunk(const Sequence& s, const StepBudget& budget, bool due) const {
-  int64_t tokens = budget.TokensBehind(s.planned_tokens, IsScored(s));
-  if (due) {
-    tokens = std::max<int64_t>(
-        tokens, std::min<int64_t>(kKvBlockTokens, budget.TokensAtAnyTime(IsScored(s))));
-  }
-  return planner_.NextChunk(s.planned_tokens, s.prompt_tokens(), tokens);
+double BatchScheduler::FractionOf(int32_t layers) const {
+  // With several stages, of the slowest one's time.
+  return std::min(1.0, static_cast<double>(layers) * limits_.num_stages / limits_.num_layers);
 }
 
-void BatchScheduler::AddPrefills(StepBudget& budget, StepPlan& plan, PlannedStep& step) {
+int32_t BatchScheduler::LayersWithin(double fraction, int32_t begin) const {
+  const int32_t rest = limits_.num_layers - begin;
+  if (fraction >= 1) return rest;
+  const auto layers =
+      static_cast<int32_t>(std::max(fraction, 0.0) * limits_.num_layers / limits_.num_stages);
+  return std::min(layers, rest);
+}
+
+void BatchScheduler::AddPart(CutUnit unit, int32_t layers, Draft& draft) {
+  const int32_t end = unit.next_layer + layers;
+  draft.plan.units.push_back({.unit_id = unit.unit_id,
+                              .layer_begin = unit.next_layer,
+                              .layer_end = end,
+                              .slices = {unit.slice}});
+  PlannedSlice planned = unit.planned;
+  planned.completes = end == limits_.num_layers;
+  if (!planned.completes) {
+    planned.sample = false;
+    planned.prompt_logprobs = planned.repeated = 0;
+  }
+  const double fraction = FractionOf(layers);
+  draft.budget.TakeSeconds(fraction * draft.budget.Seconds(planned.begin, planned.count));
+  Remember(planned, /*prefill=*/true, fraction, draft.step);
+  unit.sequence->cut = !planned.completes;
+  if (planned.completes) {
+    cut_.reset();
+    return;
+  }
+  unit.next_layer = end;
+  // The ranks have its blocks now.
+  unit.slice.first_table_entry += static_cast<int32_t>(unit.slice.new_block_ids.size());
+  unit.slice.new_block_ids.clear();
+  cut_ = std::move(unit);
+}
+
+void BatchScheduler::ContinueCut(bool due, Draft& draft) {
+  const double whole = draft.budget.Seconds(cut_->planned.begin, cut_->planned.count);
+  const double fraction = whole > 0 ? draft.budget.seconds() / whole : 1;
+  const int32_t layers = std::max(LayersWithin(fraction, cut_->next_layer), due ? 1 : 0);
+  if (layers > 0) AddPart(*std::exchange(cut_, std::nullopt), layers, draft);
+}
+
+void BatchScheduler::AddDue(Sequence& s, Draft& draft) {
+  const int64_t most = std::min<int64_t>(kKvBlockTokens, draft.budget.TokensAtAnyTime(IsScored(s)));
+  const int64_t count = planner_.NextChunk(s.planned_tokens, s.known_tokens(), most);
+  if (count == 0) return;
+  const double whole = draft.budget.Seconds(s.planned_tokens, count);
+  const int32_t layers = std::max(LayersWithin(draft.budget.seconds() / whole, 0), 1);
+  if (layers >= limits_.num_layers || cut_) return AddWhole(s, count, draft);
+  CHECK(pool_.Grow(s, s.planned_tokens + count)) << "sequence=" << s.id;
+  CutUnit unit = {.sequence = &s, .unit_id = next_unit_id_++};
+  unit.slice = MakeSlice(s, count, draft.plan, unit.planned);
+  AddPart(std::move(unit), layers, draft);
+}
+
+void BatchScheduler::AddPrefills(Draft& draft, const CostCoefficients& cost) {
   std::vector<Sequence*> in_line;
-  std::copy_if(running_.begin(), running_.end(), std::back_inserter(in_line),
-               [](const Sequence* s) { return s->prefilling(); });
+  std::copy_if(pool_.running().begin(), pool_.running().end(), std::back_inserter(in_line),
+               [](const Sequence* s) { return s->cut || s->prefilling(); });
   if (in_line.empty()) return;
   Sequence& first = *in_line.front();
-  const auto add = [&](Sequence& s, int64_t count) {
-    budget.Take(s.planned_tokens, count, IsScored(s));
-    AddSlice(s, count, plan, step);
-    std::erase(in_line, &s);
-  };
 
   std::vector<Sequence*> passing;
   std::copy_if(in_line.begin(), in_line.end(), std::back_inserter(passing),
-               [&first](const Sequence* s) { return MayPass(*s, first); });
+               [&first](const Sequence* s) { return !s->cut && MayPass(*s, first); });
   std::stable_sort(passing.begin(), passing.end(),
                    [](const Sequence* a, const Sequence* b) { return RestOf(*a) < RestOf(*b); });
-  StepBudget share = budget.Half();
+  StepBudget share = draft.budget.Half();
   for (Sequence* s : passing) {
     const int64_t begin = s->planned_tokens;
-    const int64_t count = NextChunk(*s, share, /*due=*/s == passing.front());
+    int64_t tokens = share.TokensBehind(begin, IsScored(*s));
+    if (s == passing.front()) {
+      const int64_t due = std::min<int64_t>(kKvBlockTokens, share.TokensAtAnyTime(IsScored(*s)));
+      tokens = std::max(tokens, due);
+    }
+    const int64_t count = planner_.NextChunk(begin, s->known_tokens(), tokens, cost);
     if (count == 0) continue;
     share.Take(begin, count, IsScored(*s));
-    add(*s, count);
+    AddWhole(*s, count, draft);
+    std::erase(in_line, s);
   }
-  for (Sequence* s : std::vector<Sequence*>(in_line)) {
-    const int64_t count = NextChunk(*s, budget, /*due=*/s == &first);
-    if (count > 0) add(*s, count);  // else less than a block is left: a shorter rest may still fit
+  for (Sequence* s : in_line) {
+    if (s->cut) {
+      ContinueCut(s == &first, draft);
+      continue;
+    }
+    // Less than a block may be left; a shorter rest of another may still fit.
+    const int64_t tokens = draft.budget.TokensBehind(s->planned_tokens, IsScored(*s));
+    const int64_t count = planner_.NextChunk(s->planned_tokens, s->known_tokens(), tokens, cost);
+    if (count > 0) {
+      AddWhole(*s, count, draft);
+    } else if (s == &first) {
+      AddDue(*s, draft);
+    }
   }
 }
 
 std::optional<StepPlan> BatchScheduler::Next(const CostCoefficients& cost) {
-  if (!group_up_ || static_cast<int32_t>(in_flight_.size()) >= limits_.max_plans_in_flight) {
+  if (!pool_.group_up() || static_cast<int32_t>(in_flight_.size()) >= limits_.max_plans_in_flight) {
     return std::nullopt;
   }
-  StepPlan plan = {.step_id = next_step_id_, .starts = {}, .units = {}, .ends = {}};
-  plan.units.push_back(
-      {.unit_id = next_unit_id_, .layer_begin = 0, .layer_end = limits_.num_layers, .slices = {}});
-  PlannedStep step = {.step_id = next_step_id_, .slices = {}, .shape = {}};
-  StepBudget budget(cost, limits_.max_num_batched_tokens, kMaxPromptLogprobsPerStep, StepSeconds());
-  AddDecodes(budget, plan, step);
-  AddPrefills(budget, plan, step);
-  if (step.slices.empty()) plan.units.clear();
-  plan.ends = std::exchange(unsent_ends_, {});
-  if (plan.units.empty() && plan.ends.empty()) return std::nullopt;
+  Draft draft = {.plan = {.step_id = next_step_id_},
+                 .step = {.step_id = next_step_id_},
+                 .budget = StepBudget(cost, limits_.max_num_batched_tokens,
+                                      kMaxPromptLogprobsPerStep, StepSeconds())};
+  draft.plan.units.push_back(
+      {.unit_id = next_unit_id_++, .layer_begin = 0, .layer_end = limits_.num_layers});
+  AddDecodes(draft);
+  if (cut_ && !cut_->sequence->cut) cut_.reset();  // it was preempted
+  AddPrefills(draft, cost);
+  if (draft.plan.units.front().slices.empty()) {
+    draft.plan.units.erase(draft.plan.units.begin());
+  }
+  draft.plan.ends = pool_.TakeEnds();
+  draft.plan.moves = pool_.TakeMoves(next_step_id_);
+  if (draft.plan.units.empty() && draft.plan.ends.empty() && draft.plan.moves.empty()) {
+    return std::nullopt;
+  }
   ++next_step_id_;
-  ++next_unit_id_;
-  in_flight_.push_back(std::move(step));
-  return plan;
+  in_flight_.push_back(std::move(draft.step));
+  return std::move(draft.plan);
 }
 
-absl::StatusOr<PlannedStep> BatchScheduler::Retire(StepId step_id) {
+absl::StatusOr<PlannedStep> BatchScheduler::Retire(StepId step_id,
+                                                   std::span<const int32_t> failed_moves) {
   if (in_flight_.empty() || in_flight_.front().step_id != step_id) {
     return absl::InvalidArgumentError(
         absl::StrCat("step ", step_id, " is done, but the oldest in flight is ",
@@ -297,14 +260,15 @@ absl::StatusOr<PlannedStep> BatchScheduler::Retire(StepId step_id) {
   }
   PlannedStep step = std::move(in_flight_.front());
   in_flight_.pop_front();
+  pool_.MovesDone(step_id, failed_moves);
   for (PlannedSlice& slice : step.slices) {
     Sequence& s = *slice.sequence;
-    --s.plans_in_flight;
-    s.processed_tokens = slice.begin + slice.count;
-    if (slice.sample) s.sample_in_flight = false;
-    if (!s.ended) continue;
-    slice.sequence = nullptr;
-    if (s.plans_in_flight == 0) Free(s);
+    if (slice.completes) {
+      pool_.Processed(s, slice.begin + slice.count);
+      if (slice.sample) s.sample_in_flight = false;
+    }
+    if (s.ended) slice.sequence = nullptr;
+    slice.freed = pool_.Retired(s);
   }
   return step;
 }

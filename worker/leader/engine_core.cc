@@ -49,17 +49,17 @@ EngineCore::EngineCore(const EngineOptions& options, PlanSink& sink, RequestTabl
       requests_(requests),
       board_(board),
       metrics_(metrics),
-      scheduler_(options.scheduler, stop_rule_) {}
+      scheduler_(options.scheduler, options.prefix, stop_rule_) {}
 
 void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, absl::Time now) {
   const int64_t prompt_tokens = request.prompt_tokens();
   const int64_t max_tokens = request.stopping.max_tokens;
   CHECK(prompt_tokens > 0 && max_tokens >= 0) << "request=" << request.id.ToString();
-  if (absl::Status fits = scheduler_.CheckFits(prompt_tokens, max_tokens); !fits.ok()) {
+  if (absl::Status fits = scheduler_.pool().CheckFits(prompt_tokens, max_tokens); !fits.ok()) {
     return log->Close(std::move(fits));
   }
   const absl::Status room = draining_ ? absl::UnavailableError("the leader drains")
-                                      : scheduler_.CheckRoom(prompt_tokens, max_tokens);
+                                      : scheduler_.pool().CheckRoom(prompt_tokens);
   if (!room.ok()) {
     metrics_.RequestRejected();
     LOG(INFO) << "request=" << request.id.ToString() << " event=rejected reason=\""
@@ -80,11 +80,15 @@ void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, a
            .deadline = request.deadline,
            .detach_ttl = request.detach_ttl};
   WakeAt(entry.deadline);
-  entry.sequence = &scheduler_.Enqueue(std::move(request));
-  const double wait = SecondsAhead(*entry.sequence);
+  Sequence& sequence = scheduler_.pool().Enqueue(std::move(request));
+  entry.sequence = &sequence;
+  const int64_t cached_tokens = scheduler_.pool().CachedPromptTokens(sequence);
+  const double wait = SecondsAhead(sequence);
   LOG(INFO) << "request=" << id.ToString() << " event=admitted prompt_tokens=" << prompt_tokens
-            << " max_tokens=" << max_tokens << " predicted_wait_seconds=" << wait;
-  log->Append(AdmittedEvent{.cached_tokens = 0, .predicted_wait_seconds = wait});
+            << " max_tokens=" << max_tokens << " cached_tokens=" << cached_tokens
+            << " predicted_wait_seconds=" << wait;
+  log->Append(AdmittedEvent{.cached_tokens = static_cast<int32_t>(cached_tokens),
+                            .predicted_wait_seconds = wait});
   // The stream may have closed before the table knew the request.
   if (log->num_readers() == 0) ReaderLeft(id, now);
 }
@@ -129,15 +133,26 @@ void EngineCore::Finish(const RequestId& id, FinishReason reason, const absl::St
   Sequence& sequence = *std::exchange(entry.sequence, nullptr);
   const FinishedEvent event = {.reason = reason,
                                .prompt_tokens = static_cast<int32_t>(sequence.prompt_tokens()),
-                               .cached_tokens = 0,
+                               .cached_tokens = static_cast<int32_t>(sequence.cached_prompt_tokens),
                                .completion_tokens = static_cast<int32_t>(sequence.output.size()),
                                .error = error};
   LOG(INFO) << "request=" << id.ToString() << " event=finished reason=" << Name(reason)
             << " completion_tokens=" << event.completion_tokens << (error.ok() ? "" : " error=\"")
             << error.message() << (error.ok() ? "" : "\"");
   const int64_t tokens_told = event.completion_tokens + sequence.prompt_logprobs_told - 1;
-  scheduler_.End(sequence);  // `sequence` is gone
+  if (sequence.id != 0) {  // it has started
+    metrics_.PromptLookedUp(sequence.prompt_tokens(), sequence.cached_prompt_tokens);
+  }
+  const SequenceId sequence_id = sequence.id;
+  const bool freed = scheduler_.End(sequence);  // `sequence` is gone, or waits for its plans
   metrics_.RequestFinished(reason);
+  if (reason == FinishReason::kCancelled) {
+    if (freed) {
+      metrics_.CancelledBlocksFreed(absl::ZeroDuration());
+    } else {
+      cancelled_.emplace(sequence_id, now);
+    }
+  }
   const std::shared_ptr<EventLog> log = entry.log;
   entry.deadline = absl::InfiniteFuture();
   if (!entry.detach_ttl) {
@@ -166,16 +181,17 @@ void EngineCore::Keep(const RequestId& id, int64_t tokens) {
   }
 }
 
-void EngineCore::GroupUp(uint64_t incarnation, int32_t kv_blocks) {
+void EngineCore::GroupUp(uint64_t incarnation, const KvCapacity& capacity) {
   CHECK(incarnation_ == 0) << "group " << incarnation << " up while " << incarnation_ << " is";
   incarnation_ = incarnation;
-  scheduler_.GroupUp(kv_blocks);
+  scheduler_.GroupUp(capacity);
 }
 
 void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, absl::Time now) {
   if (incarnation != incarnation_) return;
   incarnation_ = 0;
   predicted_seconds_.clear();
+  cancelled_.clear();
   metrics_.RanksRestarted();
   for (Sequence* sequence : scheduler_.GroupDown()) {
     const RequestId id = sequence->request.id;
@@ -202,7 +218,7 @@ void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, abs
 
 void EngineCore::StepDone(uint64_t incarnation, const StepResult& result, absl::Time now) {
   if (incarnation != incarnation_) return;  // of ranks that were given up since
-  absl::StatusOr<PlannedStep> step = scheduler_.Retire(result.step_id);
+  absl::StatusOr<PlannedStep> step = scheduler_.Retire(result.step_id, result.failed_moves);
   if (!step.ok()) return sink_.Fail(incarnation, std::string(step.status().message()));
   const double predicted = predicted_seconds_.front();
   predicted_seconds_.pop_front();
@@ -212,7 +228,12 @@ void EngineCore::StepDone(uint64_t incarnation, const StepResult& result, absl::
   const absl::Status scored = CheckPromptLogprobs(*step, result, vocab_size_);
   if (!scored.ok()) return sink_.Fail(incarnation, std::string(scored.message()));
   for (const PlannedSlice& slice : step->slices) {
-    if (slice.sequence != nullptr) ApplySlice(slice, result, now);
+    if (slice.freed) {
+      if (const auto cancelled = cancelled_.extract(slice.sequence_id); !cancelled.empty()) {
+        metrics_.CancelledBlocksFreed(now - cancelled.mapped());
+      }
+    }
+    if (slice.sequence != nullptr && slice.completes) ApplySlice(slice, result, now);
   }
 }
 
@@ -224,21 +245,14 @@ void EngineCore::ApplySlice(const PlannedSlice& slice, const StepResult& result,
   if (error != result.errors.end()) {
     return Finish(id, FinishReason::kError, absl::InternalError(error->message), now);
   }
+  metrics_.RepeatedTokens(slice.repeated);
   if (slice.begin < sequence.prompt_tokens()) {
-    metrics_.PrefillTokens(slice.count);
-    const int64_t processed = slice.begin + slice.count;
-    ProgressEvent progress = {.prompt_tokens = static_cast<int32_t>(sequence.prompt_tokens()),
-                              .cached_tokens = 0,
-                              .processed_tokens = static_cast<int32_t>(processed),
-                              .eta_seconds = std::nullopt};
-    if (cost_.known()) progress.eta_seconds = SecondsAhead(sequence) + PrefillSeconds(sequence);
-    entries_.at(id).log->Append(progress);
+    metrics_.PrefillTokens(std::min(slice.count, sequence.prompt_tokens() - slice.begin));
+    if (sequence.output.empty()) TellProgress(sequence);
     if (slice.prompt_logprobs > 0) TellPromptLogprobs(sequence, result);
   }
   if (!slice.sample) {
-    if (sequence.prefill_done()) {  // prefill only: nothing will be sampled
-      Finish(id, FinishReason::kLength, absl::OkStatus(), now);
-    }
+    if (sequence.prefill_only_done()) Finish(id, FinishReason::kLength, absl::OkStatus(), now);
     return;
   }
   const auto sampled = std::find_if(result.sampled.begin(), result.sampled.end(), same_sequence);
@@ -254,6 +268,16 @@ void EngineCore::ApplySlice(const PlannedSlice& slice, const StepResult& result,
                                                  ", vocabulary ", vocab_size_));
   }
   AcceptToken(sequence, sampled->token, now);
+}
+
+void EngineCore::TellProgress(const Sequence& sequence) {
+  // Rows that are run again after a preemption were told before.
+  ProgressEvent progress = {.prompt_tokens = static_cast<int32_t>(sequence.prompt_tokens()),
+                            .cached_tokens = static_cast<int32_t>(sequence.cached_prompt_tokens),
+                            .processed_tokens = static_cast<int32_t>(sequence.most_processed),
+                            .eta_seconds = std::nullopt};
+  if (cost_.known()) progress.eta_seconds = SecondsAhead(sequence) + PrefillSeconds(sequence);
+  entries_.at(sequence.request.id).log->Append(progress);
 }
 
 void EngineCore::TellPromptLogprobs(Sequence& sequence, const StepResult& result) {
@@ -305,6 +329,11 @@ void EngineCore::Advance(absl::Time now) {
     }
     predicted_seconds_.push_back(predicted.value_or(0));
     sink_.Send(incarnation_, *std::move(plan), predicted);
+  }
+  for (const Sequence* sequence : scheduler_.pool().TakePreempted()) {
+    metrics_.Preempted();
+    LOG(INFO) << "request=" << sequence->request.id.ToString()
+              << " event=preempted processed_tokens=" << sequence->most_processed;
   }
   PublishLoad();
 }
@@ -359,7 +388,8 @@ double EngineCore::SecondsAhead(const Sequence& sequence) const {
   // A longer prompt ahead is passed by taking half of its steps: while this one's work is done, so
   // much of the other's is.
   const double own = PrefillSeconds(sequence);
-  for (const std::vector<Sequence*>* line : {&scheduler_.running(), &scheduler_.waiting()}) {
+  const SequencePool& pool = scheduler_.pool();
+  for (const std::vector<Sequence*>* line : {&pool.running(), &pool.waiting()}) {
     for (const Sequence* ahead : *line) {
       if (ahead == &sequence) return seconds;
       seconds += std::min(PrefillSeconds(*ahead), own);
@@ -370,20 +400,22 @@ double EngineCore::SecondsAhead(const Sequence& sequence) const {
 
 double EngineCore::QueuedSeconds() const {
   double seconds = 0;
-  for (const Sequence* s : scheduler_.running()) seconds += PrefillSeconds(*s);
-  for (const Sequence* s : scheduler_.waiting()) seconds += PrefillSeconds(*s);
+  for (const Sequence* s : scheduler_.pool().running()) seconds += PrefillSeconds(*s);
+  for (const Sequence* s : scheduler_.pool().waiting()) seconds += PrefillSeconds(*s);
   return seconds;
 }
 
 void EngineCore::PublishLoad() {
+  const SequencePool& pool = scheduler_.pool();
+  metrics_.KvChanged(pool.cache());
   Load load = {.incarnation = incarnation_,
-               .running_requests = static_cast<int32_t>(scheduler_.running().size()),
-               .waiting_requests = static_cast<int32_t>(scheduler_.waiting().size()),
-               .kv_blocks = scheduler_.num_blocks(),
-               .free_kv_blocks = scheduler_.num_free_blocks(),
+               .running_requests = static_cast<int32_t>(pool.running().size()),
+               .waiting_requests = static_cast<int32_t>(pool.waiting().size()),
+               .kv_blocks = pool.cache().num_blocks(),
+               .free_kv_blocks = std::max(pool.num_available(), 0),
                .draining = draining_,
                .cost = cost_.coefficients()};
-  for (const std::vector<Sequence*>* line : {&scheduler_.running(), &scheduler_.waiting()}) {
+  for (const std::vector<Sequence*>* line : {&pool.running(), &pool.waiting()}) {
     for (const Sequence* s : *line) {
       load.queued_prefill_tokens += std::max<int64_t>(s->prompt_tokens() - s->processed_tokens, 0);
     }

@@ -26,6 +26,7 @@ namespace longhaul::worker::leader {
 
 struct EngineOptions {
   SchedulerLimits scheduler;
+  PrefixRule prefix;
   std::vector<TokenId> end_tokens;  // the model's
   int32_t vocab_size = 0;
   // In the logs of finished requests that are kept for a reader.
@@ -54,7 +55,7 @@ class EngineCore {
   // Every request fails with `reason`; nothing follows.
   void Stop(const absl::Status& reason, absl::Time now);
 
-  void GroupUp(uint64_t incarnation, int32_t kv_blocks);
+  void GroupUp(uint64_t incarnation, const KvCapacity& capacity);
   void StepDone(uint64_t incarnation, const StepResult& result, absl::Time now);
   // Requests of which no token was delivered start again with the next incarnation, once; others
   // fail.
@@ -65,7 +66,7 @@ class EngineCore {
   // When Advance has something to do by itself.
   absl::Time next_wake() const { return next_wake_; }
 
-  const BatchScheduler& scheduler() const { return scheduler_; }
+  const SequencePool& pool() const { return scheduler_.pool(); }
 
  private:
   struct Entry {
@@ -87,6 +88,7 @@ class EngineCore {
   void FailAll(const absl::Status& reason, absl::Time now);
   void ApplySlice(const PlannedSlice& slice, const StepResult& result, absl::Time now);
   void TellPromptLogprobs(Sequence& sequence, const StepResult& result);
+  void TellProgress(const Sequence& sequence);
   void AcceptToken(Sequence& sequence, const GeneratedToken& token, absl::Time now);
   void EndOverdue(absl::Time now);
   void WakeAt(absl::Time time);
@@ -113,6 +115,8 @@ class EngineCore {
   std::deque<Kept> kept_;                 // finished and kept for a reader, oldest first
   int64_t kept_tokens_ = 0;               // of all of them
   std::deque<double> predicted_seconds_;  // of the plans in flight
+  // Sequences that were cancelled while plans in flight named them, and when.
+  std::unordered_map<SequenceId, absl::Time> cancelled_;
   bool draining_ = false;
   absl::Time drain_deadline_ = absl::InfiniteFuture();
   absl::Time next_wake_ = absl::InfiniteFuture();

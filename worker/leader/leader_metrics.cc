@@ -42,6 +42,15 @@ std::array<prometheus::Counter*, 4> FinishedCounters(Registry& registry) {
           &family.Add({{"reason", "cancelled"}}), &family.Add({{"reason", "error"}})};
 }
 
+std::array<prometheus::Gauge*, 3> CachedGauges(Registry& registry) {
+  auto& family = prometheus::BuildGauge()
+                     .Name(Name("kv_blocks_cached"))
+                     .Help("KV blocks that hold a prefix which a request may begin with, by tier.")
+                     .Register(registry);
+  return {&family.Add({{"tier", "device"}}), &family.Add({{"tier", "host"}}),
+          &family.Add({{"tier", "disk"}})};
+}
+
 }  // namespace
 
 LeaderMetrics::LeaderMetrics()
@@ -50,7 +59,8 @@ LeaderMetrics::LeaderMetrics()
       waiting_(
           Gauge(*registry_, "waiting_requests", "Requests that wait for KV blocks or a place.")),
       kv_blocks_(Gauge(*registry_, "kv_blocks", "KV blocks of 256 tokens, in all.")),
-      kv_blocks_used_(Gauge(*registry_, "kv_blocks_used", "KV blocks reserved by requests.")),
+      kv_blocks_used_(
+          Gauge(*registry_, "kv_blocks_used", "KV blocks held by requests or promised to them.")),
       ready_(Gauge(*registry_, "group_ready", "1 while the ranks are up.")),
       prefill_tokens_(Counter(*registry_, "prefill_tokens_total", "Prompt tokens processed.")),
       generated_tokens_(Counter(*registry_, "generated_tokens_total", "Tokens output.")),
@@ -69,6 +79,19 @@ LeaderMetrics::LeaderMetrics()
                       StepBuckets())),
       unit_predicted_(Histogram(*registry_, "unit_predicted_seconds",
                                 "What was predicted for the units in unit_seconds.",
+                                StepBuckets())),
+      kv_blocks_cached_(CachedGauges(*registry_)),
+      prefix_lookup_tokens_(Counter(*registry_, "prefix_lookup_tokens_total",
+                                    "Prompt tokens of requests that started.")),
+      prefix_hit_tokens_(
+          Counter(*registry_, "prefix_hit_tokens_total",
+                  "Of prefix_lookup_tokens_total, those whose KV was in the prefix cache.")),
+      preemptions_(Counter(*registry_, "preemptions_total",
+                           "Times a request gave its KV blocks to others.")),
+      repeated_tokens_(Counter(*registry_, "repeated_tokens_total",
+                               "Tokens run again after a preemption or a loss of the ranks.")),
+      cancel_to_free_(Histogram(*registry_, "cancel_to_free_seconds",
+                                "From a cancel until no plan in flight names the request.",
                                 StepBuckets())) {}
 
 void LeaderMetrics::LoadChanged(const Load& load) {
@@ -77,6 +100,29 @@ void LeaderMetrics::LoadChanged(const Load& load) {
   kv_blocks_.Set(load.kv_blocks);
   kv_blocks_used_.Set(load.kv_blocks - load.free_kv_blocks);
   ready_.Set(load.ready() ? 1 : 0);
+}
+
+void LeaderMetrics::KvChanged(const PrefixCache& cache) {
+  using Tier = PrefixCache::Tier;
+  constexpr std::array kTiers = {Tier::kDevice, Tier::kHost, Tier::kDisk};
+  for (size_t i = 0; i < kTiers.size(); ++i) {
+    kv_blocks_cached_[i]->Set(cache.num_cached(kTiers[i]));
+  }
+}
+
+void LeaderMetrics::PromptLookedUp(int64_t prompt_tokens, int64_t cached_tokens) {
+  prefix_lookup_tokens_.Increment(static_cast<double>(prompt_tokens));
+  prefix_hit_tokens_.Increment(static_cast<double>(cached_tokens));
+}
+
+void LeaderMetrics::Preempted() { preemptions_.Increment(); }
+
+void LeaderMetrics::RepeatedTokens(int64_t tokens) {
+  repeated_tokens_.Increment(static_cast<double>(tokens));
+}
+
+void LeaderMetrics::CancelledBlocksFreed(absl::Duration since_cancel) {
+  cancel_to_free_.Observe(absl::ToDoubleSeconds(since_cancel));
 }
 
 void LeaderMetrics::RequestRejected() { rejected_.Increment(); }

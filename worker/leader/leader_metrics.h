@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "worker/leader/event_log.h"
 #include "worker/leader/load_board.h"
+#include "worker/leader/prefix_cache.h"
 
 namespace prometheus {
 class Counter;
@@ -28,14 +29,26 @@ namespace longhaul::worker::leader {
 //   longhaul_worker_requests_rejected_total, _requests_replayed_total, _rank_restarts_total
 //   longhaul_worker_time_to_first_token_seconds, _inter_token_seconds                   histograms
 //   longhaul_worker_unit_seconds, _unit_predicted_seconds                               histograms
+//   longhaul_worker_kv_blocks_cached{tier="device|host|disk"}                           gauges
+//   longhaul_worker_prefix_lookup_tokens_total, _prefix_hit_tokens_total                tokens
+//   longhaul_worker_preemptions_total, _repeated_tokens_total
+//   longhaul_worker_cancel_to_free_seconds                                              histogram
 class LeaderMetrics {
  public:
   LeaderMetrics();
 
   void LoadChanged(const Load& load);
+  void KvChanged(const PrefixCache& cache);
   void RequestRejected();
   void RequestFinished(FinishReason reason);
   void RequestReplayed();
+  // A request ended that had started, with so many of its prompt's tokens from the cache.
+  void PromptLookedUp(int64_t prompt_tokens, int64_t cached_tokens);
+  void Preempted();
+  // Tokens that were run again, after a preemption or a loss.
+  void RepeatedTokens(int64_t tokens);
+  // From a cancel until no plan in flight names the request's blocks.
+  void CancelledBlocksFreed(absl::Duration since_cancel);
   void PrefillTokens(int64_t tokens);
   void FirstToken(absl::Duration since_arrival);
   void NextToken(absl::Duration since_last);
@@ -63,6 +76,12 @@ class LeaderMetrics {
   prometheus::Histogram& inter_token_;
   prometheus::Histogram& unit_;
   prometheus::Histogram& unit_predicted_;
+  std::array<prometheus::Gauge*, 3> kv_blocks_cached_;  // by tier
+  prometheus::Counter& prefix_lookup_tokens_;
+  prometheus::Counter& prefix_hit_tokens_;
+  prometheus::Counter& preemptions_;
+  prometheus::Counter& repeated_tokens_;
+  prometheus::Histogram& cancel_to_free_;
 };
 
 }  // namespace longhaul::worker::leader

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "worker/leader/kv_capacity.h"
 #include "worker/step_plan.h"
 
 namespace longhaul::worker::leader {
@@ -28,7 +29,7 @@ class PlanSink {
 class GroupListener {
  public:
   virtual ~GroupListener() = default;
-  virtual void OnGroupUp(uint64_t incarnation, int32_t kv_blocks) = 0;
+  virtual void OnGroupUp(uint64_t incarnation, const KvCapacity& capacity) = 0;
   virtual void OnStepDone(uint64_t incarnation, StepResult result) = 0;
   virtual void OnGroupDown(uint64_t incarnation, absl::Status reason) = 0;
 };

@@ -12,12 +12,16 @@ int64_t StepBudget::TokensBehind(int64_t history, bool scored) const {
   return std::min(TokensAtAnyTime(scored), TokensWithin(cost_, history, seconds_));
 }
 
-void StepBudget::Take(int64_t history, int64_t count, bool scored) {
+double StepBudget::Seconds(int64_t history, int64_t count) const {
   UnitShape shape;
   shape.Add(history, count);
+  return PredictSeconds(cost_, shape) - cost_.c;
+}
+
+void StepBudget::Take(int64_t history, int64_t count, bool scored) {
   tokens_ -= count;
   if (scored) scored_tokens_ -= count;
-  seconds_ -= PredictSeconds(cost_, shape) - cost_.c;
+  seconds_ -= Seconds(history, count);
 }
 
 StepBudget StepBudget::Half() const {

@@ -24,14 +24,15 @@ constexpr SchedulerLimits kLimits = {.max_model_len = 100'000,
                                      .max_waiting_long = 1,
                                      .long_prompt_tokens = 10'000,
                                      .num_layers = 2,
-                                     .max_plans_in_flight = 1};
+                                     .max_plans_in_flight = 1,
+                                     .prefix_caching = false};
 
 // A scheduler with ranks that sample the token 1000 + position.
 class BatchSchedulerTest : public ::testing::Test {
  protected:
   void Make(SchedulerLimits limits, int32_t num_blocks) {
-    scheduler_ = std::make_unique<BatchScheduler>(limits, rule_);
-    scheduler_->GroupUp(num_blocks);
+    scheduler_ = std::make_unique<BatchScheduler>(limits, PrefixRule{}, rule_);
+    scheduler_->GroupUp({.blocks = num_blocks});
   }
   Sequence& Add(int64_t prompt_tokens, int32_t max_tokens, int32_t priority = 0) {
     Request request;
@@ -40,7 +41,7 @@ class BatchSchedulerTest : public ::testing::Test {
     std::iota(request.prompt.begin(), request.prompt.end(), 0);
     request.stopping.max_tokens = max_tokens;
     request.priority = priority;
-    return scheduler_->Enqueue(std::move(request));
+    return scheduler_->pool().Enqueue(std::move(request));
   }
   Sequence& AddScored(int64_t prompt_tokens) {
     Request request;
@@ -49,7 +50,7 @@ class BatchSchedulerTest : public ::testing::Test {
     std::iota(request.prompt.begin(), request.prompt.end(), 0);
     request.stopping.max_tokens = 5;
     request.sampling.prompt_logprobs = 2;
-    return scheduler_->Enqueue(std::move(request));
+    return scheduler_->pool().Enqueue(std::move(request));
   }
   StepPlan Plan() {
     std::optional<StepPlan> plan = scheduler_->Next();
@@ -182,51 +183,54 @@ TEST_F(BatchSchedulerTest, PrefillOnlySamplesNothing) {
   const StepPlan plan = Plan();
   EXPECT_FALSE(plan.units[0].slices[0].sample);
   Retire();
-  EXPECT_TRUE(sequence.prefill_done());
+  EXPECT_TRUE(sequence.prefill_only_done());
   EXPECT_EQ(scheduler_->Next(), std::nullopt);
 }
 
-TEST_F(BatchSchedulerTest, ReservesBlocksForPromptAndOutput) {
-  Make(kLimits, 10);
-  Add(1000, 24);  // 1024 tokens: 4 blocks
-  EXPECT_EQ(scheduler_->num_free_blocks(), 6);
-  Add(1000, 25);  // 1025: 5 blocks
-  EXPECT_EQ(scheduler_->num_free_blocks(), 1);
-  Add(200, 57);  // 257: 2 blocks, must wait
-  EXPECT_THAT(scheduler_->waiting(), SizeIs(1));
-  Add(150, 1);  // would fit, but is no shorter than half of the head
-  EXPECT_THAT(scheduler_->waiting(), SizeIs(2));
+TEST_F(BatchSchedulerTest, PromisesTheBlocksOfPrompts) {
+  Make(kLimits, 11);
+  Add(1024, 2400);  // 4 blocks
+  EXPECT_EQ(scheduler_->pool().num_available(), 7);
+  Add(1025, 700);  // 5 blocks
+  EXPECT_EQ(scheduler_->pool().num_available(), 2);
+  EXPECT_EQ(scheduler_->pool().cache().num_available(), 11) << "none is taken before its rows are";
+  Add(200, 57);  // 1 block, but then the two would have no room to grow
+  EXPECT_THAT(scheduler_->pool().waiting(), SizeIs(1));
+  Add(150, 1);  // no shorter than half of the head
+  EXPECT_THAT(scheduler_->pool().waiting(), SizeIs(2));
+  Plan();
+  EXPECT_EQ(scheduler_->pool().cache().num_available(), 7);
 }
 
 TEST_F(BatchSchedulerTest, NeverFitsNamesTheNumberToChange) {
   Make(kLimits, 10);
-  EXPECT_THAT(scheduler_->CheckFits(99'000, 1'001),
+  EXPECT_THAT(scheduler_->pool().CheckFits(99'000, 1'001),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("100000 (--max-model-len)")));
-  EXPECT_THAT(scheduler_->CheckFits(2560, 1),
+  EXPECT_THAT(scheduler_->pool().CheckFits(2560, 1),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--kv-cache-gib")));
-  EXPECT_OK(scheduler_->CheckFits(2559, 1));
+  EXPECT_OK(scheduler_->pool().CheckFits(2559, 1));
 }
 
 TEST_F(BatchSchedulerTest, TheLineIsBounded) {
   Make(kLimits, 100);
   for (int i = 0; i < 4; ++i) Add(10, 10);  // all that may run
-  EXPECT_OK(scheduler_->CheckRoom(10'000, 10));
+  EXPECT_OK(scheduler_->pool().CheckRoom(10'000));
   Add(10'000, 10);
-  EXPECT_THAT(scheduler_->CheckRoom(10'000, 10),
+  EXPECT_THAT(scheduler_->pool().CheckRoom(10'000),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("limit 1")));
-  EXPECT_OK(scheduler_->CheckRoom(9'999, 10));
+  EXPECT_OK(scheduler_->pool().CheckRoom(9'999));
   Add(10, 10);
   Add(10, 10);
-  EXPECT_THAT(scheduler_->CheckRoom(10, 10),
+  EXPECT_THAT(scheduler_->pool().CheckRoom(10),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("3 requests wait")));
 }
 
 TEST_F(BatchSchedulerTest, ALongJobThatCanStartNeedsNoPlaceInTheLine) {
   Make(kLimits, 200);
   Add(20'000, 10);
-  EXPECT_OK(scheduler_->CheckRoom(20'000, 10));
+  EXPECT_OK(scheduler_->pool().CheckRoom(20'000));
   Add(20'000, 10);
-  EXPECT_THAT(scheduler_->running(), SizeIs(2));
+  EXPECT_THAT(scheduler_->pool().running(), SizeIs(2));
 }
 
 TEST_F(BatchSchedulerTest, PriorityThenArrival) {
@@ -237,10 +241,10 @@ TEST_F(BatchSchedulerTest, PriorityThenArrival) {
   Sequence& low = Add(10, 1, -5);
   Sequence& normal = Add(10, 1);
   Sequence& high = Add(10, 1, 5);
-  EXPECT_THAT(scheduler_->running(), ElementsAre(&first)) << "what runs is not pushed out";
-  EXPECT_THAT(scheduler_->waiting(), ElementsAre(&high, &normal, &low));
+  EXPECT_THAT(scheduler_->pool().running(), ElementsAre(&first)) << "what runs is not pushed out";
+  EXPECT_THAT(scheduler_->pool().waiting(), ElementsAre(&high, &normal, &low));
   scheduler_->End(first);
-  EXPECT_THAT(scheduler_->running(), ElementsAre(&high));
+  EXPECT_THAT(scheduler_->pool().running(), ElementsAre(&high));
 }
 
 TEST_F(BatchSchedulerTest, BlocksDropWhenTheLastPlanThatNamesASequenceRetires) {
@@ -252,11 +256,11 @@ TEST_F(BatchSchedulerTest, BlocksDropWhenTheLastPlanThatNamesASequenceRetires) {
   Plan();
   Plan();
   scheduler_->End(sequence);
-  EXPECT_LT(scheduler_->num_free_blocks(), 100);
+  EXPECT_LT(scheduler_->pool().num_available(), 100);
   Retire();
-  EXPECT_LT(scheduler_->num_free_blocks(), 100) << "the second plan still writes its blocks";
+  EXPECT_LT(scheduler_->pool().num_available(), 100) << "the second plan still writes its blocks";
   Retire();
-  EXPECT_EQ(scheduler_->num_free_blocks(), 100);
+  EXPECT_EQ(scheduler_->pool().num_available(), 100);
   const StepPlan plan = Plan();
   EXPECT_THAT(plan.units, IsEmpty());
   EXPECT_THAT(plan.ends, ElementsAre(id));
@@ -273,7 +277,7 @@ TEST_F(BatchSchedulerTest, EndingWhatNeverRanTellsTheRanksNothing) {
   scheduler_->End(waiting);
   scheduler_->End(planned);  // running, but in no plan yet
   EXPECT_EQ(scheduler_->Next(), std::nullopt);
-  EXPECT_EQ(scheduler_->num_free_blocks(), 100);
+  EXPECT_EQ(scheduler_->pool().num_available(), 100);
 }
 
 TEST_F(BatchSchedulerTest, SeveralPlansInFlightWaitForNoTokenUntilThePromptEnds) {
@@ -312,11 +316,11 @@ TEST_F(BatchSchedulerTest, AfterALostGroupRunningRequestsStartAgainInTheirOldPla
   Retire();
   Plan();
   EXPECT_THAT(scheduler_->GroupDown(), ElementsAre(&a, &b));
-  EXPECT_THAT(scheduler_->waiting(), ElementsAre(&a, &b, &c));
+  EXPECT_THAT(scheduler_->pool().waiting(), ElementsAre(&a, &b, &c));
   EXPECT_EQ(scheduler_->Next(), std::nullopt);
   b.output.clear();
-  scheduler_->GroupUp(100);
-  EXPECT_THAT(scheduler_->running(), ElementsAre(&a, &b));
+  scheduler_->GroupUp({.blocks = 100});
+  EXPECT_THAT(scheduler_->pool().running(), ElementsAre(&a, &b));
   const StepPlan plan = Plan();
   EXPECT_EQ(plan.step_id, 1u);
   EXPECT_THAT(plan.starts, SizeIs(1)) << "1024 tokens of the first request fill the unit";
@@ -338,11 +342,11 @@ TEST_F(BatchSchedulerTest, RandomRequestsLeaveEveryBlockFree) {
     std::map<SequenceId, int64_t> next_position;        // as a rank sees it
     std::map<SequenceId, std::vector<BlockId>> tables;  // block tables of the ranks
     int to_add = 100;
-    while (to_add > 0 || !scheduler_->running().empty() || !scheduler_->in_flight().empty()) {
+    while (to_add > 0 || !scheduler_->pool().running().empty() || !scheduler_->in_flight().empty()) {
       if (to_add > 0 && random() % 2 == 0) {
         const int64_t prompt = 1 + random() % 4000;
         const auto max_tokens = static_cast<int32_t>(random() % 20);
-        ASSERT_OK(scheduler_->CheckFits(prompt, max_tokens));
+        ASSERT_OK(scheduler_->pool().CheckFits(prompt, max_tokens));
         Add(prompt, max_tokens);
         --to_add;
       }
@@ -374,17 +378,17 @@ TEST_F(BatchSchedulerTest, RandomRequestsLeaveEveryBlockFree) {
           (random() % 2 == 0 || static_cast<int32_t>(scheduler_->in_flight().size()) == depth)) {
         Retire();
       }
-      const std::vector<Sequence*> running = scheduler_->running();
+      const std::vector<Sequence*> running = scheduler_->pool().running();
       for (Sequence* s : running) {
         const bool done =
             static_cast<int32_t>(s->output.size()) >= s->request.stopping.max_tokens &&
-            s->prefill_done();
+            s->processed_tokens >= s->prompt_tokens();
         if (done || random() % 200 == 0) scheduler_->End(*s);
       }
     }
     while (scheduler_->Next()) Retire();
-    EXPECT_EQ(scheduler_->num_free_blocks(), 64) << "depth=" << depth;
-    EXPECT_THAT(scheduler_->waiting(), IsEmpty());
+    EXPECT_EQ(scheduler_->pool().num_available(), 64) << "depth=" << depth;
+    EXPECT_THAT(scheduler_->pool().waiting(), IsEmpty());
   }
 }
 

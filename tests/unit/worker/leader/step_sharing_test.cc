@@ -27,6 +27,7 @@ constexpr SchedulerLimits kLimits = {.max_model_len = 2'000'000,
                                      .long_prompt_tokens = 32'768,
                                      .num_layers = 2,
                                      .max_plans_in_flight = 1,
+                                     .prefix_caching = false,
                                      .step_target_seconds = 0.2,
                                      .max_step_seconds = 0.5};
 // Of a small model on a CPU: 2,048 tokens behind nothing take 0.12 s, behind 100,000 take 0.94 s.
@@ -35,8 +36,8 @@ constexpr CostCoefficients kCost = {.c = 0.01, .g = 0, .b = 5e-5, .a = 2e-9};
 class StepSharingTest : public ::testing::Test {
  protected:
   void Make(const SchedulerLimits& limits, int32_t num_blocks) {
-    scheduler_ = std::make_unique<BatchScheduler>(limits, rule_);
-    scheduler_->GroupUp(num_blocks);
+    scheduler_ = std::make_unique<BatchScheduler>(limits, PrefixRule{}, rule_);
+    scheduler_->GroupUp({.blocks = num_blocks});
   }
   Sequence& Add(int64_t prompt_tokens, int32_t max_tokens = 1, int32_t priority = 0) {
     Request request;
@@ -44,7 +45,7 @@ class StepSharingTest : public ::testing::Test {
     request.prompt.assign(static_cast<size_t>(prompt_tokens), 7);
     request.stopping.max_tokens = max_tokens;
     request.priority = priority;
-    return scheduler_->Enqueue(std::move(request));
+    return scheduler_->pool().Enqueue(std::move(request));
   }
   // Plans and retires a step; ends what has all its tokens. Returns (order, tokens) of its slices.
   std::vector<std::pair<uint64_t, int64_t>> Step(const CostCoefficients& cost = kCost) {
@@ -102,14 +103,14 @@ TEST_F(StepSharingTest, AStepIsShorterWhileOthersWait) {
   Make(kLimits, 100'000);
   Add(400'000);
   double alone = 0;
-  while (scheduler_->running().front()->planned_tokens < 200'000) {
+  while (scheduler_->pool().running().front()->planned_tokens < 200'000) {
     ASSERT_THAT(Step(), SizeIs(1));
     EXPECT_LE(predicted_, 0.5);
     alone = predicted_;
   }
   EXPECT_GT(alone, 0.25) << "a step has room for more";
   Add(5000, 3);
-  while (scheduler_->running().size() == 2) {
+  while (scheduler_->pool().running().size() == 2) {
     Step();
     EXPECT_LE(predicted_, kLimits.step_target_seconds + 2 * 0.22) << "two blocks are always due";
   }
@@ -136,10 +137,10 @@ TEST_F(StepSharingTest, AHeadThatLacksBlocksIsPassedByThoseItDoesNotWaitFor) {
   EXPECT_FALSE(head.running);
   Sequence& middle = Add(9'900);  // 39 blocks, less than half of the head
   EXPECT_TRUE(middle.running);
-  EXPECT_EQ(scheduler_->num_free_blocks(), 1);
+  EXPECT_EQ(scheduler_->pool().num_available(), 1);
   Sequence& like = Add(15'000);
   EXPECT_FALSE(like.running);
-  EXPECT_THAT(scheduler_->waiting(), ElementsAre(&head, &like));
+  EXPECT_THAT(scheduler_->pool().waiting(), ElementsAre(&head, &like));
 }
 
 TEST_F(StepSharingTest, AStreamOfShortRequestsDoesNotKeepALongOneWaiting) {
@@ -167,14 +168,14 @@ TEST_F(StepSharingTest, RandomLoadsKeepTheBoundsAndEnd) {
     Make(kLimits, 600);
     int to_add = 150;
     int64_t idle = 0;
-    while (to_add > 0 || !scheduler_->running().empty() || !scheduler_->waiting().empty()) {
+    while (to_add > 0 || !scheduler_->pool().running().empty() || !scheduler_->pool().waiting().empty()) {
       if (to_add > 0 && random() % 4 == 0) {
         const double log_length = static_cast<double>(random() % 1000) / 1000 * std::log(100'000);
         Add(1 + static_cast<int64_t>(std::exp(log_length)), 1 + static_cast<int32_t>(random() % 8),
             static_cast<int32_t>(random() % 3));
         --to_add;
       }
-      const bool others = scheduler_->running().size() > 1 || !scheduler_->waiting().empty();
+      const bool others = scheduler_->pool().running().size() > 1 || !scheduler_->pool().waiting().empty();
       const auto counts = Step();
       int64_t tokens = 0;
       std::map<uint64_t, int> slices;
@@ -190,7 +191,7 @@ TEST_F(StepSharingTest, RandomLoadsKeepTheBoundsAndEnd) {
       idle = counts.empty() ? idle + 1 : 0;
       ASSERT_LT(idle, 1000) << "nothing moves any more";
     }
-    EXPECT_EQ(scheduler_->num_free_blocks(), 600);
+    EXPECT_EQ(scheduler_->pool().num_available(), 600);
   }
 }
 
