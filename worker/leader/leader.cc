@@ -34,6 +34,7 @@ GroupOptions GroupOptionsFor(GroupOptions options, const LeaderModel& model,
 }
 
 EngineOptions EngineOptionsFor(const LeaderConfig& config, const LeaderModel& model) {
+  const int32_t stages = config.pipeline_parallel_size;
   return {.scheduler = {.max_model_len = MaxModelLen(config, model),
                         .max_num_batched_tokens = config.max_num_batched_tokens,
                         .max_num_seqs = config.max_num_seqs,
@@ -41,9 +42,13 @@ EngineOptions EngineOptionsFor(const LeaderConfig& config, const LeaderModel& mo
                         .max_waiting_long = 1,
                         .long_prompt_tokens = config.long_prompt_tokens,
                         .num_layers = model.num_layers,
-                        .max_plans_in_flight = 1,
+                        .num_stages = stages,
+                        // ADR 2: one more plan than stages is on its way.
+                        .max_plans_in_flight = stages == 1 ? 1 : stages + 1,
+                        .prefix_caching = config.enable_prefix_caching,
                         .step_target_seconds = config.step_target_ms / 1e3,
                         .max_step_seconds = config.max_step_ms / 1e3},
+          .prefix = model.prefix,
           .end_tokens = model.end_tokens,
           .vocab_size = model.vocab_size};
 }
@@ -71,19 +76,24 @@ absl::StatusOr<LeaderModel> LeaderModel::Load(const LeaderConfig& config) {
                              .attention_mode = "rope",
                              .attention_settings = {},
                              .temperature = config.attention_temperature};
+  PrefixRule prefix;
   if (model.dual_chunk && config.dual_chunk_attention == "on") {
+    if (config.attention_temperature == "request") {
+      prefix.original_max_position_embeddings = model.dual_chunk->original_max_position_embeddings;
+    }
     identity.attention_mode = "dca";
     identity.attention_settings =
         SipHash128({}, absl::StrCat(model.dual_chunk->chunk_size, ",", model.dual_chunk->local_size,
                                     ",", model.dual_chunk->original_max_position_embeddings));
   }
+  prefix.root = PrefixRoot(identity);
   return LeaderModel{.num_layers = model.num_layers,
                      .shape = shape,
                      .vocab_size = model.vocab_size,
                      .max_position_embeddings = model.max_position_embeddings,
                      .end_tokens = defaults.eos_token_ids,
                      .digest = digest,
-                     .prefix_root = PrefixRoot(identity)};
+                     .prefix = prefix};
 }
 
 Leader::Leader(const LeaderConfig& config, const LeaderModel& model, const std::string& secret,
@@ -150,7 +160,7 @@ absl::StatusOr<ServedModel> Leader::DescribeModel() const {
   }
   return ServedModel{.name = ServedName(config_),
                      .digest = model_.digest,
-                     .prefix_root = model_.prefix_root,
+                     .prefix_root = model_.prefix.root,
                      .vocab_size = model_.vocab_size,
                      .max_model_len = static_cast<int32_t>(
                          std::min<int64_t>(MaxModelLen(config_, model_), kv_tokens)),

@@ -18,6 +18,7 @@
 #include "worker/leader/leader_config.h"
 #include "worker/leader/leader_metrics.h"
 #include "worker/leader/load_board.h"
+#include "worker/leader/prefix_rule.h"
 #include "worker/leader/rank_launcher.h"
 #include "worker/leader/request_table.h"
 #include "worker/leader/worker_service.h"
@@ -32,7 +33,7 @@ struct LeaderModel {
   int32_t max_position_embeddings = 0;
   std::vector<TokenId> end_tokens;
   Digest digest;
-  Digest prefix_root;
+  PrefixRule prefix;  // which requests may share KV
 
   // Reads `config.model`, and cuts it as `config` says. Errors: those of ModelConfig::Load,
   // GenerationDefaults::Load, ModelDigest, GroupShape::Make.

@@ -26,6 +26,7 @@ struct LeaderConfig {
   int32_t max_num_seqs = 64;
   double step_target_ms = 200;
   double max_step_ms = 500;
+  bool enable_prefix_caching = true;
   int32_t max_waiting_requests = 256;
   int32_t long_prompt_tokens = 32'768;
   int32_t max_prompt_logprobs_tokens = 32'768;
@@ -74,6 +75,8 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "shrink to it.");
   v("max-step-ms", c.max_step_ms, Bounds{1, 3.6e6},
     "Predicted time of any step, milliseconds; a block of one prompt runs whatever it takes.");
+  v("enable-prefix-caching", c.enable_prefix_caching,
+    "Requests that begin alike share the KV of what they have in common.");
   v("max-waiting-requests", c.max_waiting_requests, Bounds{0, 4096},
     "Requests that may wait; more are sent elsewhere.");
   v("long-prompt-tokens", c.long_prompt_tokens, Bounds{1, 1 << 24},
