@@ -6,6 +6,7 @@
 
 #include "common/cost_model.h"
 #include "common/mutex.h"
+#include "worker/leader/prefix_board.h"
 
 namespace longhaul::worker::leader {
 
@@ -24,7 +25,7 @@ struct Load {
   bool ready() const { return incarnation != 0; }
 };
 
-// The newest Load, and who wants to hear of it. Thread-safe.
+// The newest Load, the cached prefixes, and who wants to hear of them. Thread-safe.
 class LoadBoard {
  public:
   // Called without a lock, from the publishing thread: returns at once.
@@ -33,6 +34,9 @@ class LoadBoard {
     virtual ~Watcher() = default;
     virtual void OnLoad() = 0;
   };
+
+  // What is new among the prefixes is to be published before: it is told with the next load.
+  PrefixBoard& prefixes() { return prefixes_; }
 
   void Publish(const Load& load) EXCLUDES(mutex_) {
     std::vector<std::shared_ptr<Watcher>> watchers;
@@ -57,6 +61,7 @@ class LoadBoard {
   }
 
  private:
+  PrefixBoard prefixes_;
   mutable Mutex mutex_;
   Load load_ GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Watcher>> watchers_ GUARDED_BY(mutex_);

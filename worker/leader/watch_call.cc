@@ -1,7 +1,10 @@
 #include "worker/leader/watch_call.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/mutex.h"
@@ -10,6 +13,9 @@ namespace longhaul::worker::leader {
 namespace {
 
 using Reactor = grpc::ServerWriteReactor<v1::WatchEvent>;
+
+// Of one CacheDelta, in each list: 74 KB.
+constexpr size_t kMaxDeltaPrefixes = 4096;
 
 // Outlives the reactor, because board and ticker hold it; Detach cuts the tie. Thread-safe.
 class LoadPump final : public LoadBoard::Watcher, public CallTicker::Call {
@@ -59,11 +65,27 @@ class LoadPump final : public LoadBoard::Watcher, public CallTicker::Call {
     } else if (due_) {
       due_ = false;
       *outgoing_.mutable_load() = ToProto(load, ++sequence_);
-    } else {
+    } else if (!TakeDelta()) {
       return;
     }
     writing_ = true;
     reactor_->StartWrite(&outgoing_);
+  }
+
+  // The next part of what is new among the cached prefixes; false if there is none.
+  bool TakeDelta() REQUIRES(mutex_) {
+    if (num_told_ == news_.added.size() && news_.removed.empty()) {
+      news_ = shared_.board.prefixes().Since(news_.next, kMaxDeltaPrefixes);
+      num_told_ = 0;
+      if (news_.empty()) return false;
+    }
+    const size_t end = std::min(news_.added.size(), num_told_ + kMaxDeltaPrefixes);
+    *outgoing_.mutable_cache_delta() =
+        ToProto(std::exchange(news_.reset, false),
+                std::span(news_.added).subspan(num_told_, end - num_told_),
+                std::exchange(news_.removed, {}), ++delta_sequence_);
+    num_told_ = end;
+    return true;
   }
 
   const CallContext& shared_;
@@ -71,6 +93,9 @@ class LoadPump final : public LoadBoard::Watcher, public CallTicker::Call {
   Reactor* reactor_ GUARDED_BY(mutex_);
   uint64_t incarnation_ GUARDED_BY(mutex_) = 0;  // of the Hello sent
   uint64_t sequence_ GUARDED_BY(mutex_) = 0;
+  PrefixBoard::News news_ GUARDED_BY(mutex_);
+  size_t num_told_ GUARDED_BY(mutex_) = 0;  // of news_.added
+  uint64_t delta_sequence_ GUARDED_BY(mutex_) = 0;
   bool due_ GUARDED_BY(mutex_) = true;
   bool writing_ GUARDED_BY(mutex_) = false;
   bool finished_ GUARDED_BY(mutex_) = false;

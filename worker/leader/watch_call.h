@@ -8,8 +8,8 @@
 namespace longhaul::worker::leader {
 
 // One Watch: Hello once the ranks are up, then a Load with each change of the board and at least
-// once a second; the call ends with the incarnation. Loads that come while a write is on its way
-// are joined to the newest. Deletes itself.
+// once a second, and the changes of the cached prefixes behind it; the call ends with the
+// incarnation. Loads and changes that come while a write is on its way are joined. Deletes itself.
 grpc::ServerWriteReactor<v1::WatchEvent>* NewWatchCall(CallContext& shared,
                                                        const v1::WatchRequest& request);
 

@@ -195,6 +195,7 @@ v1::Hello ToHello(const ServedModel& model, uint64_t incarnation) {
   hello.set_pipeline_parallel_size(model.pipeline_parallel_size);
   hello.set_tensor_parallel_size(model.tensor_parallel_size);
   hello.set_prefix_root(model.prefix_root.ToBytes());
+  hello.set_prefix_root_max_tokens(model.prefix_root_max_tokens);
   return hello;
 }
 
@@ -213,6 +214,16 @@ v1::Load ToProto(const Load& load, uint64_t sequence) {
   proto.mutable_cost()->set_b(load.cost.b);
   proto.mutable_cost()->set_a(load.cost.a);
   proto.mutable_cost()->set_reach_tokens(static_cast<uint64_t>(load.cost.reach_tokens));
+  return proto;
+}
+
+v1::CacheDelta ToProto(bool reset, std::span<const Digest> added, std::span<const Digest> removed,
+                       uint64_t sequence) {
+  v1::CacheDelta proto;
+  proto.set_sequence(sequence);
+  proto.set_reset(reset);
+  for (const Digest& identity : added) proto.add_added(identity.ToBytes());
+  for (const Digest& identity : removed) proto.add_removed(identity.ToBytes());
   return proto;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,7 @@ struct ServedModel {
   std::string name;
   Digest digest;
   Digest prefix_root;
+  int32_t prefix_root_max_tokens = 0;  // longer prompts have another; 0 = none has
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;
   int32_t kv_blocks = 0;
@@ -38,5 +40,7 @@ RequestId FromProto(const v1::RequestId& id);
 v1::ExecuteEvent ToProto(const Event& event, uint64_t number);
 v1::Hello ToHello(const ServedModel& model, uint64_t incarnation);
 v1::Load ToProto(const Load& load, uint64_t sequence);
+v1::CacheDelta ToProto(bool reset, std::span<const Digest> added, std::span<const Digest> removed,
+                       uint64_t sequence);
 
 }  // namespace longhaul::worker::leader
