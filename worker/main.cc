@@ -32,6 +32,7 @@ class StopOnSignal {
     sigaddset(&signals_, SIGUSR1);  // the destructor's own
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of the write
     thread_ = std::thread([this] {
       int number = 0;
       sigwait(&signals_, &number);

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "common/logging.h"
@@ -22,6 +24,7 @@ namespace {
 constexpr int32_t kLayers = 3;
 constexpr int32_t kVocabulary = 300;
 constexpr int32_t kBlocks = 6;
+constexpr int32_t kSlots = 3;  // in memory, and on disk
 constexpr int32_t kPromptTokens = 1000;
 constexpr int kMaxPlans = 12;
 
@@ -32,8 +35,14 @@ std::unique_ptr<testing::ModelRunner> NewRunner() {
     return true;
   }();
   CHECK(written);
-  auto runner = testing::ModelRunner::Create(
-      {.model_dir = folder.path(), .threads = 1, .max_tokens = kBlocks * kKvBlockTokens});
+  const std::string disk_path = folder.path() + "/rank0.kv";
+  std::filesystem::remove(disk_path);  // of the input before
+  auto runner = testing::ModelRunner::Create({.model_dir = folder.path(),
+                                              .threads = 1,
+                                              .max_tokens = kBlocks * kKvBlockTokens,
+                                              .host_slots = kSlots,
+                                              .disk_slots = kSlots,
+                                              .disk_path = disk_path});
   CHECK(runner.ok()) << runner.status();
   return *std::move(runner);
 }
@@ -60,6 +69,8 @@ class Planner {
     if ((parts & 2) != 0) Run(plan);
     if ((parts & 4) != 0) Run(plan);
     if ((parts & 8) != 0) End(plan);
+    if ((parts & 16) != 0) Move(plan);
+    if ((parts & 32) != 0) Move(plan);
     return plan;
   }
 
@@ -146,6 +157,18 @@ class Planner {
     return slice;
   }
 
+  // From any tier to another; slots may be empty, and what comes to the device is finite.
+  void Move(StepPlan& plan) {
+    const size_t way = input_.Below(6);
+    const auto from = static_cast<KvMove::Tier>(way % 3);
+    const auto to = static_cast<KvMove::Tier>((way + 1 + way / 3) % 3);
+    const auto index = [this](KvMove::Tier tier) {
+      return static_cast<uint32_t>(input_.Below(tier == KvMove::Tier::kDevice ? kBlocks : kSlots));
+    };
+    const uint32_t from_index = index(from);
+    plan.moves.push_back({from, from_index, to, index(to)});
+  }
+
   void End(StepPlan& plan) {
     const SequenceId id = AnyId();
     if (sequences_.erase(id) != 0) plan.ends.push_back(id);
@@ -161,10 +184,15 @@ class Planner {
 
 // Changes one number of the plan, or copies one of its parts.
 void Spoil(fuzz::FuzzInput& input, StepPlan& plan) {
-  const size_t what = input.Below(19);
+  const size_t what = input.Below(22);
   const auto value = input.Value<int32_t>();
   if (what == 0) plan.step_id = static_cast<StepId>(value);
   if (what == 1) plan.ends.push_back(static_cast<SequenceId>(value));
+  if (!plan.moves.empty()) {
+    if (what == 19) plan.moves[0].from_index = static_cast<uint32_t>(value);
+    if (what == 20) plan.moves[0].to_index = static_cast<uint32_t>(value);
+    if (what == 21) plan.moves[0].to = plan.moves[0].from;
+  }
   if (!plan.starts.empty()) {
     SequenceStart& start = plan.starts[0];
     if (what == 2) start.prompt_tokens = value;
@@ -207,6 +235,7 @@ void Check(fuzz::FuzzInput& input) {
     const auto result = executor.Execute(plan, stop);
     CHECK(result.ok()) << result.status();
     CHECK(result->step_id == plan.step_id && result->errors.empty());
+    CHECK(result->failed_moves.size() <= plan.moves.size()) << result->failed_moves.size();
     CHECK(executor.num_sequences() == planner.num_sequences()) << executor.num_sequences();
     CHECK(result->sampled.size() == planner.num_samples()) << result->sampled.size();
     size_t num_scored = 0;

@@ -10,6 +10,8 @@
 #include "worker/comm/local_communicator.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/weights.h"
+#include "worker/rank/disk_tier.h"
+#include "worker/rank/host_tier.h"
 #include "worker/rank/kv_cache.h"
 
 namespace longhaul::testing {
@@ -43,8 +45,18 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& 
   runner->sampler_ = std::make_unique<worker::rank::Sampler>(config.vocab_size, backend);
   runner->scorer_ = std::make_unique<worker::rank::PromptScorer>(*runner->stage_, backend,
                                                                  options.max_logits_bytes);
+  const int64_t block_bytes = runner->cache().block_bytes();
+  ASSIGN_OR_RETURN(auto host, worker::rank::HostTier::Create(options.host_slots, block_bytes));
+  worker::rank::DiskTier disk;
+  if (options.disk_slots > 0) {
+    ASSIGN_OR_RETURN(
+        disk, worker::rank::DiskTier::Open(options.disk_path, options.disk_slots, block_bytes));
+  }
+  runner->mover_ = std::make_unique<worker::rank::KvMover>(
+      runner->cache(), backend, std::move(host), std::move(disk), runner->clock_);
   runner->executor_ = std::make_unique<worker::rank::Executor>(
-      *runner->stage_, runner->sampler_.get(), runner->scorer_.get(), runner->clock_);
+      *runner->stage_, runner->sampler_.get(), runner->scorer_.get(), runner->clock_,
+      runner->mover_.get());
   runner->sampler_->set_logits_observer(
       [raw = runner.get()](SequenceId, int64_t, std::span<const float> logits) {
         raw->output_.logits.emplace_back(logits.begin(), logits.end());

@@ -15,6 +15,8 @@
 #include "worker/comm/communicator.h"
 #include "worker/model/qwen2.h"
 #include "worker/rank/executor.h"
+#include "worker/rank/kv_cache.h"
+#include "worker/rank/kv_mover.h"
 #include "worker/rank/pipeline_stage.h"
 #include "worker/rank/prompt_scorer.h"
 #include "worker/rank/sampler.h"
@@ -33,6 +35,9 @@ class ModelRunner {
     int threads = 0;         // one a core
     int64_t max_tokens = 0;  // of a sequence: what the KV cache holds
     int64_t max_logits_bytes = worker::rank::PromptScorer::kMaxLogitsBytes;
+    int32_t host_slots = 0;  // KV blocks off the device
+    int32_t disk_slots = 0;  // in disk_path
+    std::string disk_path;
   };
   static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options);
 
@@ -62,6 +67,9 @@ class ModelRunner {
 
   const ModelConfig& config() const { return config_; }
   worker::rank::Executor& executor() { return *executor_; }
+  // Of every token sampled since the last Generate or alike began.
+  const std::vector<std::vector<float>>& logits() const { return output_.logits; }
+  const worker::rank::KvCache& cache() const { return stage_->cache(); }
 
  private:
   ModelRunner() = default;
@@ -82,6 +90,7 @@ class ModelRunner {
   std::unique_ptr<worker::rank::PipelineStage> stage_;
   std::unique_ptr<worker::rank::Sampler> sampler_;
   std::unique_ptr<worker::rank::PromptScorer> scorer_;
+  std::unique_ptr<worker::rank::KvMover> mover_;
   std::unique_ptr<worker::rank::Executor> executor_;
   StepId last_step_ = 0;
   SequenceId sequence_ = 0;

@@ -25,8 +25,9 @@ std::vector<TokenId> NextPromptTokens(const Slice& slice, int64_t prompt_tokens)
 
 }  // namespace
 
-Executor::Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock)
-    : stage_(stage), sampler_(sampler), scorer_(scorer), clock_(clock) {
+Executor::Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock,
+                   KvMover* mover)
+    : stage_(stage), sampler_(sampler), scorer_(scorer), clock_(clock), mover_(mover) {
   CHECK((sampler_ != nullptr) == stage_.has_logits()) << "who has the logits samples";
   CHECK((scorer_ != nullptr) == stage_.is_last()) << "the last stage scores";
 }
@@ -39,6 +40,12 @@ absl::StatusOr<StepResult> Executor::Execute(const StepPlan& plan, const std::at
   last_step_ = plan.step_id;
   StepResult result;
   result.step_id = plan.step_id;
+  if (!plan.moves.empty()) {
+    if (mover_ == nullptr) return Bad(absl::StrCat("step ", plan.step_id, " moves KV blocks"));
+    auto failed = mover_->Run(plan.moves, stop);
+    RETURN_IF_ERROR(failed) << "step " << plan.step_id;
+    result.failed_moves = *std::move(failed);
+  }
   for (const SequenceStart& start : plan.starts) {
     RETURN_IF_ERROR(Start(start)) << "step " << plan.step_id << ": start of sequence "
                                   << start.sequence_id;

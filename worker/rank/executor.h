@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "common/clock.h"
 #include "common/types.h"
+#include "worker/rank/kv_mover.h"
 #include "worker/rank/pipeline_stage.h"
 #include "worker/rank/prompt_scorer.h"
 #include "worker/rank/sampler.h"
@@ -23,15 +24,17 @@ namespace longhaul::worker::rank {
 // Knows nothing of streams, threads or the leader. Owned by the executor thread. Every plan is
 // checked against that state before its parts run: step numbers without gaps, known sequences,
 // contiguous positions, blocks and tokens that exist, cut units that continue where they stopped.
+// A move of a block that fails is no error: the result names it.
 // Errors: kInvalidArgument for a plan that breaks these rules; what PipelineStage returns. After an
 // error the rank's state no longer follows the leader's: it must exit.
 class Executor {
  public:
-  // `sampler` where stage.has_logits(), `scorer` where stage.is_last(), else null. All outlive the
-  // executor.
-  Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock);
+  // `sampler` where stage.has_logits(), `scorer` where stage.is_last(), else null. Without a
+  // `mover` plans have no moves. All outlive the executor.
+  Executor(PipelineStage& stage, Sampler* sampler, PromptScorer* scorer, const Clock& clock,
+           KvMover* mover = nullptr);
 
-  // `stop` is looked at between layers: kCancelled when it is set.
+  // `stop` is looked at between moves and between layers: kCancelled when it is set.
   absl::StatusOr<StepResult> Execute(const StepPlan& plan, const std::atomic<bool>& stop);
 
   size_t num_sequences() const { return sequences_.size(); }
@@ -59,6 +62,7 @@ class Executor {
   Sampler* const sampler_;
   PromptScorer* const scorer_;
   const Clock& clock_;
+  KvMover* const mover_;
   StepId last_step_ = 0;
   uint64_t num_units_ = 0;  // run so far, the current one included
   std::unordered_map<SequenceId, Sequence> sequences_;

@@ -13,7 +13,9 @@ namespace {
 // Lines for the failed moves of one plan; a full disk fails them all.
 constexpr size_t kMaxLogged = 4;
 
-const char* NameOf(KvMove::Tier tier) {
+}  // namespace
+
+const char* KvMover::NameOf(KvMove::Tier tier) {
   switch (tier) {
     case KvMove::Tier::kDevice:
       return "device";
@@ -25,8 +27,6 @@ const char* NameOf(KvMove::Tier tier) {
   LOG(FATAL) << "tier " << static_cast<int>(tier);
   return "";
 }
-
-}  // namespace
 
 KvMover::KvMover(const KvCache& cache, backend::Backend& backend, HostTier host, DiskTier disk,
                  const Clock& clock, Observer observer)

@@ -29,6 +29,9 @@ namespace longhaul::worker::rank {
 // the leader's business. Owned by the executor thread.
 class KvMover {
  public:
+  // "device", "host" or "disk".
+  static const char* NameOf(KvMove::Tier tier);
+
   // What became of a move. Called by Run for each.
   struct Outcome {
     KvMove move;

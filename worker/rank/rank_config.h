@@ -21,6 +21,9 @@ struct RankConfig {
   std::string device = "cpu";
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
+  double kv_offload_gib = 0;
+  std::string kv_offload_dir;
+  double kv_offload_disk_gib = 32;
   std::string attention_temperature = "position";
   std::string dual_chunk_attention = "on";
   int32_t threads = 0;
@@ -53,6 +56,13 @@ void VisitFields(V&& v, RankConfig& c) {
     "Memory for the KV cache of a rank, GiB, touched as it is used; 0 = one prompt of the model's "
     "full length and some short ones, at most the rank's share of half of the memory that is "
     "free.");
+  v("kv-offload-gib", c.kv_offload_gib, Bounds{0, 65536},
+    "Host memory for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = none.");
+  v("kv-offload-dir", c.kv_offload_dir,
+    "Folder of the file for KV blocks that leave the KV cache, of this rank's group alone; empty = "
+    "none.");
+  v("kv-offload-disk-gib", c.kv_offload_disk_gib, Bounds{0, 1 << 20},
+    "Largest size of the file in kv-offload-dir, GiB; 0 = none.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
     "Which length the attention temperature follows: each query's own, or its whole prompt's.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},

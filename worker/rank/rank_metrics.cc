@@ -42,7 +42,19 @@ RankMetrics::RankMetrics()
       kv_bytes_(
           Gauge(*registry_, "longhaul_worker_rank_kv_bytes", "Memory reserved for the KV cache.")),
       kv_blocks_(Gauge(*registry_, "longhaul_worker_rank_kv_blocks",
-                       "Blocks that the KV cache is made of.")) {}
+                       "Blocks that the KV cache is made of.")),
+      moves_(prometheus::BuildCounter()
+                 .Name("longhaul_worker_rank_kv_moves_total")
+                 .Help("KV blocks copied between tiers, or not.")
+                 .Register(*registry_)),
+      moved_bytes_(prometheus::BuildCounter()
+                       .Name("longhaul_worker_rank_kv_moved_bytes_total")
+                       .Help("Bytes of the KV blocks that were copied between tiers.")
+                       .Register(*registry_)),
+      move_seconds_(prometheus::BuildHistogram()
+                        .Name("longhaul_worker_rank_kv_move_seconds")
+                        .Help("One KV block's way from tier to tier, checksums included.")
+                        .Register(*registry_)) {}
 
 void RankMetrics::Loaded(double seconds, int64_t weight_bytes, int64_t kv_bytes,
                          int64_t kv_blocks) {
@@ -50,6 +62,17 @@ void RankMetrics::Loaded(double seconds, int64_t weight_bytes, int64_t kv_bytes,
   weight_bytes_.Set(static_cast<double>(weight_bytes));
   kv_bytes_.Set(static_cast<double>(kv_bytes));
   kv_blocks_.Set(static_cast<double>(kv_blocks));
+}
+
+void RankMetrics::BlockMoved(const KvMover::Outcome& outcome) {
+  const prometheus::Labels way = {{"from", KvMover::NameOf(outcome.move.from)},
+                                  {"to", KvMover::NameOf(outcome.move.to)}};
+  prometheus::Labels labels = way;
+  labels["result"] = outcome.done ? "done" : "failed";
+  moves_.Add(labels).Increment();
+  if (!outcome.done) return;
+  moved_bytes_.Add(way).Increment(static_cast<double>(outcome.bytes));
+  move_seconds_.Add(way, StepBuckets()).Observe(outcome.seconds);
 }
 
 void RankMetrics::StepExecuted(const StepPlan& plan, const StepResult& result,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <prometheus/counter.h>
+#include <prometheus/family.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "worker/rank/kv_mover.h"
 #include "worker/step_plan.h"
 
 namespace longhaul::worker::rank {
@@ -22,6 +24,8 @@ class RankMetrics {
 
   // Weights and KV cache are in memory, after `seconds`.
   void Loaded(double seconds, int64_t weight_bytes, int64_t kv_bytes, int64_t kv_blocks);
+  // A move of a plan was done, or failed.
+  void BlockMoved(const KvMover::Outcome& outcome);
   // A step was executed; `num_sequences` are alive after it.
   void StepExecuted(const StepPlan& plan, const StepResult& result, size_t num_sequences);
 
@@ -38,6 +42,10 @@ class RankMetrics {
   prometheus::Gauge& weight_bytes_;
   prometheus::Gauge& kv_bytes_;
   prometheus::Gauge& kv_blocks_;
+  // By source and target, each of which is another tier's.
+  prometheus::Family<prometheus::Counter>& moves_;
+  prometheus::Family<prometheus::Counter>& moved_bytes_;
+  prometheus::Family<prometheus::Histogram>& move_seconds_;
 };
 
 }  // namespace longhaul::worker::rank

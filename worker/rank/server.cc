@@ -26,10 +26,14 @@
 #include "worker/model/qwen2_tensors.h"
 #include "worker/model/weights.h"
 #include "worker/rank/control_stream.h"
+#include "worker/rank/disk_tier.h"
 #include "worker/rank/executor.h"
 #include "worker/rank/group_communicators.h"
+#include "worker/rank/host_tier.h"
 #include "worker/rank/kv_budget.h"
 #include "worker/rank/kv_cache.h"
+#include "worker/rank/kv_mover.h"
+#include "worker/rank/offload_budget.h"
 #include "worker/rank/pipeline_stage.h"
 #include "worker/rank/rank_metrics.h"
 #include "worker/rank/sampler.h"
@@ -87,6 +91,26 @@ class Worker {
                            .ranks_on_host = config_.ranks_on_host,
                            .group_ranks = std::min(config_.ranks_on_host, shape_.num_ranks())}));
     return budget_;
+  }
+  // How many it can keep off the device. Errors: those of BudgetOffload. After BudgetBlocks.
+  absl::StatusOr<OffloadBudget> BudgetSlots() {
+    const int64_t block_bytes =
+        KvCache::BlockBytes(*backend_, kv_shape_, layers_.end - layers_.begin);
+    ASSIGN_OR_RETURN(
+        offload_,
+        BudgetOffload({.host_gib = config_.kv_offload_gib,
+                       .disk_gib = config_.kv_offload_dir.empty() ? 0 : config_.kv_offload_disk_gib,
+                       .block_bytes = block_bytes,
+                       .free_bytes = backend_->FreeMemoryBytes(),
+                       .cache_bytes = budget_.capacity * block_bytes,
+                       .group_ranks = std::min(config_.ranks_on_host, shape_.num_ranks())}));
+    // Now rather than after the weights are loaded.
+    if (offload_.disk_slots > 0) {
+      ASSIGN_OR_RETURN(
+          disk_, DiskTier::Open(absl::StrCat(config_.kv_offload_dir, "/rank", config_.rank, ".kv"),
+                                offload_.disk_slots, block_bytes));
+    }
+    return offload_;
   }
 
   const StepProgress& progress() const { return progress_; }
@@ -152,6 +176,11 @@ class Worker {
           absl::StrCat("leader asks for ", place.kv_blocks, " KV blocks, kv-cache-gib ",
                        config_.kv_cache_gib, " holds ", budget_.limit));
     }
+    if (place.host_slots > offload_.host_slots || place.disk_slots > offload_.disk_slots) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          "leader asks for ", place.host_slots, " slots in memory and ", place.disk_slots,
+          " on disk, registered were ", offload_.host_slots, " and ", offload_.disk_slots));
+    }
     return absl::OkStatus();
   }
 
@@ -182,11 +211,18 @@ class Worker {
       sampler_ = std::make_unique<Sampler>(model_config_.vocab_size, *backend_);
     }
     if (stage_->is_last()) scorer_ = std::make_unique<PromptScorer>(*stage_, *backend_);
-    executor_ = std::make_unique<Executor>(*stage_, sampler_.get(), scorer_.get(), clock_);
+    ASSIGN_OR_RETURN(HostTier host,
+                     HostTier::Create(place.host_slots, stage_->cache().block_bytes()));
+    mover_ = std::make_unique<KvMover>(
+        stage_->cache(), *backend_, std::move(host), std::move(disk_), clock_,
+        [this](const KvMover::Outcome& outcome) { metrics_.BlockMoved(outcome); });
+    executor_ =
+        std::make_unique<Executor>(*stage_, sampler_.get(), scorer_.get(), clock_, mover_.get());
     const double seconds = absl::ToDoubleSeconds(clock_.Now() - begin);
     LOG(INFO) << "event=loaded rank=" << config_.rank << " incarnation=" << place.incarnation
               << " seconds=" << seconds << " weight_bytes=" << weight_bytes
-              << " kv_blocks=" << place.kv_blocks << " kv_bytes=" << kv_bytes;
+              << " kv_blocks=" << place.kv_blocks << " kv_bytes=" << kv_bytes
+              << " host_slots=" << place.host_slots << " disk_slots=" << place.disk_slots;
     metrics_.Loaded(seconds, weight_bytes, kv_bytes, place.kv_blocks);
     return stream.SendStarted(
         {.seconds = seconds, .weight_bytes = weight_bytes, .kv_bytes = kv_bytes});
@@ -214,12 +250,15 @@ class Worker {
   // In order of construction; the executor thread's from Load on.
   const std::unique_ptr<backend::Backend> backend_;
   KvBudget budget_;  // counted once: free memory changes between two looks
+  OffloadBudget offload_;
+  DiskTier disk_;  // until mover_ has it
   GroupCommunicators communicators_;
   bool loaded_ = false;
   std::unique_ptr<ShardCommunicator> sums_;
   std::unique_ptr<PipelineStage> stage_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<PromptScorer> scorer_;
+  std::unique_ptr<KvMover> mover_;
   std::unique_ptr<Executor> executor_;
   BoundedQueue<std::variant<GroupPlace, StepPlan>> work_;
 };
@@ -244,6 +283,7 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
 
   Worker worker(config, model_config, shape, checkpoint);
   ASSIGN_OR_RETURN(const KvBudget budget, worker.BudgetBlocks());
+  ASSIGN_OR_RETURN(const OffloadBudget offload, worker.BudgetSlots());
   std::unique_ptr<MetricsServer> metrics_server;
   std::string metrics_address = "none";
   if (config.metrics_port >= 0) {
@@ -256,14 +296,17 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
                                   .rank = static_cast<uint32_t>(config.rank),
                                   .model_digest = digest,
                                   .kv_capacity_blocks = budget.capacity,
-                                  .kv_limit_blocks = budget.limit};
+                                  .kv_limit_blocks = budget.limit,
+                                  .host_slots = offload.host_slots,
+                                  .disk_slots = offload.disk_slots};
   auto opened = ControlStream::Open(config.control, registration, worker.progress(),
                                     absl::Now() + kDialTimeout, stop);
   if (stop.stop_requested()) return absl::OkStatus();
   RETURN_IF_ERROR(opened);
   const std::unique_ptr<ControlStream> stream = *std::move(opened);
   LOG(INFO) << "event=registered rank=" << config.rank << " model_digest=" << digest.ToString()
-            << " kv_capacity_blocks=" << budget.capacity;
+            << " kv_capacity_blocks=" << budget.capacity << " host_slots=" << offload.host_slots
+            << " disk_slots=" << offload.disk_slots;
 
   StreamRendezvous rendezvous(*stream);
   const auto stop_worker = [&] {

@@ -1,6 +1,7 @@
 #include "worker/rank/executor.h"
 
 #include <atomic>
+#include <cstring>
 #include <functional>
 #include <numeric>
 
@@ -21,16 +22,29 @@ using ::longhaul::testing::TempDir;
 using ::longhaul::testing::TinyModel;
 using ::testing::HasSubstr;
 
-// A runner's executor, driven by hand-made plans. The cache has 8 blocks; the model 3 layers, 300
-// tokens.
+constexpr auto kDevice = KvMove::Tier::kDevice;
+constexpr auto kHost = KvMove::Tier::kHost;
+constexpr auto kDisk = KvMove::Tier::kDisk;
+
+// A runner's executor, driven by hand-made plans. The cache has 8 blocks, with 4 slots in memory
+// and 4 on disk; the model 3 layers, 300 tokens.
 class ExecutorTest : public ::testing::Test {
  protected:
   ExecutorTest() {
     TinyModel{}.Write(folder_.path());
-    auto runner = ModelRunner::Create(
-        {.model_dir = folder_.path(), .threads = 1, .max_tokens = 8 * kKvBlockTokens});
+    StartRunner();
+  }
+  void StartRunner() {
+    runner_.reset();
+    auto runner = ModelRunner::Create({.model_dir = folder_.path(),
+                                       .threads = 1,
+                                       .max_tokens = 8 * kKvBlockTokens,
+                                       .host_slots = 4,
+                                       .disk_slots = 4,
+                                       .disk_path = folder_.path() + "/rank0.kv"});
     CHECK(runner.ok()) << runner.status();
     runner_ = *std::move(runner);
+    last_step_ = 0;
   }
 
   static SequenceStart Starting(SequenceId id, int32_t prompt_tokens) {
@@ -63,6 +77,14 @@ class ExecutorTest : public ::testing::Test {
     EXPECT_OK(result);
     if (!result.ok() || result->sampled.size() != 1) return -1;
     return result->sampled[0].token.token;
+  }
+
+  // All KV on the device becomes NaN.
+  void Poison() {
+    for (BlockId id = 0; id < 8; ++id) {
+      const TensorView block = runner_->cache().Block(id);
+      std::memset(block.data, 0xFF, static_cast<size_t>(block.bytes()));
+    }
   }
 
   const TempDir folder_;
@@ -128,6 +150,63 @@ TEST_F(ExecutorTest, ACachedOutputGivesTheSameToken) {
   EXPECT_EQ(Token({.starts = {start}, .units = {All({rest})}}), whole);
 }
 
+TEST_F(ExecutorTest, ASequenceGoesOnBitForBitAfterItsBlocksWereElsewhere) {
+  const StepPlan first = {.starts = {Starting(1, 700)},
+                          .units = {All({Part(1, 0, 600, 0, false)})}};
+  const StepPlan last = {.units = {All({Part(1, 600, 100, 0, true)})}, .ends = {1}};
+  ASSERT_OK(Execute(first));
+  ASSERT_OK(Execute(last));
+
+  ASSERT_OK(Execute(first));
+  ASSERT_OK(Execute({.moves = {{kDevice, 0, kHost, 3},
+                               {kDevice, 1, kDisk, 2},
+                               {kDevice, 2, kHost, 0},
+                               {kHost, 0, kDisk, 3}}}));
+  Poison();
+  ASSERT_OK(Execute({.moves = {{kDisk, 2, kHost, 1}}}));
+  // Everything comes back in the plan that needs it.
+  StepPlan back = last;
+  back.moves = {{kHost, 3, kDevice, 0}, {kHost, 1, kDevice, 1}, {kDisk, 3, kDevice, 2}};
+  ASSERT_OK_AND_ASSIGN(const StepResult result, Execute(back));
+  EXPECT_TRUE(result.failed_moves.empty());
+  ASSERT_EQ(runner_->logits().size(), 2u);
+  EXPECT_EQ(runner_->logits()[0], runner_->logits()[1]);
+}
+
+TEST_F(ExecutorTest, APrefixThatWasElsewhereServesAnotherSequenceInOtherBlocks) {
+  ASSERT_OK(Execute(
+      {.starts = {Starting(1, 700)}, .units = {All({Part(1, 0, 700, 0, true)})}, .ends = {1}}));
+  ASSERT_OK(Execute({.moves = {{kDevice, 0, kDisk, 0}, {kDevice, 1, kHost, 0}}}));
+  Poison();
+  SequenceStart start = Starting(2, 700);
+  start.cached_prompt_ids = SplitMixTokens(1, 512, 300);
+  Slice rest = Part(1, 512, 188, 0, true);
+  rest.sequence_id = 2;
+  rest.first_table_entry = 0;
+  rest.new_block_ids = {6, 7, 3};
+  // Restored before the start, and in order: block 6 holds block 1's content for a while.
+  ASSERT_OK(Execute({.moves = {{kHost, 0, kDevice, 6},
+                               {kDevice, 6, kHost, 2},
+                               {kDisk, 0, kDevice, 6},
+                               {kHost, 2, kDevice, 7}},
+                     .starts = {start},
+                     .units = {All({rest})}}));
+  ASSERT_EQ(runner_->logits().size(), 2u);
+  EXPECT_EQ(runner_->logits()[0], runner_->logits()[1]);
+}
+
+TEST_F(ExecutorTest, MovesThatFailAreReportedAndTheRestIsDone) {
+  ASSERT_OK_AND_ASSIGN(const StepResult result,
+                       Execute({.moves = {{kHost, 0, kDevice, 7},
+                                          {kDevice, 1, kHost, 1},
+                                          {kDisk, 0, kDevice, 2},
+                                          {kHost, 1, kDisk, 1}},
+                                .starts = {Starting(1, 5)},
+                                .units = {All({Part(1, 0, 5, 0, true)})}}));
+  EXPECT_EQ(result.failed_moves, (std::vector<int32_t>{0, 2}));
+  EXPECT_EQ(result.sampled.size(), 1u);
+}
+
 TEST_F(ExecutorTest, StopsBetweenLayers) {
   stop_ = true;
   EXPECT_THAT(
@@ -165,6 +244,22 @@ TEST_F(ExecutorTest, RefusesPlansThatBreakTheRules) {
   } kCases[] = {
       {"step 4 came after step 2", [](auto& p) { p.step_id = 4; }},
       {"step 2 came after step 2", [](auto& p) { p.step_id = 2; }},
+      {"names device 8 of 8",
+       [](auto& p) {
+         p.moves = {{kHost, 0, kDevice, 8}};
+       }},
+      {"names host 4 of 4",
+       [](auto& p) {
+         p.moves = {{kDevice, 0, kDisk, 3}, {kDevice, 0, kHost, 4}};
+       }},
+      {"names disk 4 of 4",
+       [](auto& p) {
+         p.moves = {{kDisk, 4, kDevice, 0}};
+       }},
+      {"stays in tier device",
+       [](auto& p) {
+         p.moves = {{kDevice, 0, kDevice, 1}};
+       }},
       {"running already", [](auto& p) { p.starts[0].sequence_id = 1; }},
       {"prompt of 0 tokens", [](auto& p) { p.starts[0].prompt_tokens = 0; }},
       {"21 of them cached", [](auto& p) { p.starts[0].cached_prompt_ids.resize(21); }},
@@ -237,11 +332,7 @@ TEST_F(ExecutorTest, RefusesPlansThatBreakTheRules) {
        }},
   };
   for (const auto& test : kCases) {
-    auto runner = ModelRunner::Create(
-        {.model_dir = folder_.path(), .threads = 1, .max_tokens = 8 * kKvBlockTokens});
-    ASSERT_OK(runner);
-    runner_ = *std::move(runner);
-    last_step_ = 0;
+    StartRunner();
     ASSERT_OK(Execute({.starts = {Starting(1, 20)}}));
     ASSERT_OK(Execute({.units = {All({Part(1, 0, 10, 0, false)})}}));
     StepPlan plan = base();

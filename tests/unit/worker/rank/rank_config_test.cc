@@ -28,6 +28,9 @@ TEST(RankConfig, FlagsHaveTheNamesThatLeadersUse) {
                                     {"device", "cpu"},
                                     {"kv-cache-dtype", "bf16"},
                                     {"kv-cache-gib", "0.5"},
+                                    {"kv-offload-gib", "2.5"},
+                                    {"kv-offload-dir", "/x"},
+                                    {"kv-offload-disk-gib", "100"},
                                     {"attention-temperature", "request"},
                                     {"dual-chunk-attention", "off"},
                                     {"threads", "2"},
@@ -37,6 +40,7 @@ TEST(RankConfig, FlagsHaveTheNamesThatLeadersUse) {
   EXPECT_OK(CheckFields(fields));
   EXPECT_EQ(config.rank, 3);
   EXPECT_EQ(config.kv_cache_gib, 0.5);
+  EXPECT_EQ(config.kv_offload_disk_gib, 100);
   EXPECT_EQ(config.dual_chunk_attention, "off");
 }
 

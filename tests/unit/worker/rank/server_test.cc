@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <filesystem>
 #include <stop_token>
 #include <thread>
 
@@ -200,6 +201,64 @@ TEST_F(RankServer, SaysThatTheCacheIsTooSmallForABlock) {
   config_.kv_cache_gib = 0.0001;
   Run();
   EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv-cache-gib")));
+}
+
+TEST_F(RankServer, MovesBlocksToMemoryAndDisk) {
+  config_.kv_offload_gib = 0.002;
+  config_.kv_offload_dir = folder_.path();
+  config_.kv_offload_disk_gib = 0.003;
+  Run();
+  const auto registered = leader_.Next();
+  ASSERT_TRUE(registered.has_value() && registered->has_register_());
+  const uint64_t block = 3 * (2 * 65536 + 1024);
+  const uint64_t host_slots = static_cast<uint64_t>(0.002 * (1 << 30)) / block;
+  EXPECT_EQ(registered->register_().host_slots(), host_slots);
+  // With their checksums, in whole pages.
+  EXPECT_EQ(registered->register_().disk_slots(),
+            static_cast<uint64_t>(0.003 * (1 << 30)) / (97 * 4096));
+  v1::LeaderMessage message;
+  v1::Start* start = message.mutable_start();
+  start->set_tensor_parallel_size(1);
+  start->set_pipeline_parallel_size(1);
+  start->set_layer_end(3);
+  start->set_kv_blocks(4);
+  start->set_host_slots(static_cast<uint32_t>(host_slots));
+  start->set_disk_slots(1);
+  leader_.Send(message);
+  AwaitStarted();
+  message = {};
+  message.mutable_plan()->set_step_id(1);
+  const auto move = [&message](v1::KvTier from, v1::KvTier to) {
+    v1::KvMove* added = message.mutable_plan()->add_moves();
+    added->set_from(from);
+    added->set_to(to);
+  };
+  move(v1::KV_TIER_HOST, v1::KV_TIER_DISK);  // nothing is there
+  move(v1::KV_TIER_DEVICE, v1::KV_TIER_DISK);
+  move(v1::KV_TIER_DISK, v1::KV_TIER_HOST);
+  move(v1::KV_TIER_HOST, v1::KV_TIER_DEVICE);
+  leader_.Send(message);
+  const auto done = leader_.Next();
+  ASSERT_TRUE(done.has_value() && done->has_step_done());
+  EXPECT_THAT(done->step_done().failed_moves(), ::testing::ElementsAre(0));
+  EXPECT_EQ(std::filesystem::file_size(folder_.path() + "/rank0.kv"), block + 32);
+  leader_.End(grpc::Status::OK);
+  EXPECT_OK(Ended());
+}
+
+TEST_F(RankServer, SaysThatTheOffloadFolderCannotBeWritten) {
+  config_.kv_offload_dir = folder_.path() + "/none";
+  Run();
+  EXPECT_THAT(Ended(), StatusIs(absl::StatusCode::kInvalidArgument,
+                                HasSubstr("none/rank0.kv: No such file or directory "
+                                          "(kv-offload-dir)")));
+}
+
+TEST_F(RankServer, SaysThatThereIsLessMemoryThanToOffloadTo) {
+  config_.kv_offload_gib = 60000;
+  Run();
+  EXPECT_THAT(Ended(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kv-offload-gib is 60000")));
 }
 
 TEST_F(RankServer, IdleUsesNoCpu) {
