@@ -196,6 +196,8 @@ void Group::Register(const std::shared_ptr<RankLink>& link, const RankRegistrati
   Rank& rank = ranks_[r.rank];
   rank.link = link;
   rank.kv_capacity_blocks = r.kv_capacity_blocks;
+  rank.host_slots = r.host_slots;
+  rank.disk_slots = r.disk_slots;
   rank.kv_limit_blocks = std::max(r.kv_capacity_blocks, r.kv_limit_blocks);
   rank.last_heard = clock_.Now();
   LOG(INFO) << "event=rank_registered rank=" << r.rank << " incarnation=" << incarnation_
@@ -223,6 +225,16 @@ void Group::StartRegisteredRanks() {
                              " (--kv-cache-gib)"));
   }
   if (!was_up_) kv_blocks_ = static_cast<int32_t>(capacity);
+  const auto least = [this](int64_t Rank::*slots) {
+    int64_t count = INT32_MAX;
+    for (const Rank& rank : ranks_) count = std::min(count, std::max<int64_t>(rank.*slots, 0));
+    return static_cast<int32_t>(count);
+  };
+  const int32_t disk_slots = least(&Rank::disk_slots);
+  capacity_ = {.blocks = kv_blocks_,
+               .host_slots = least(&Rank::host_slots),
+               .disk_slots = disk_slots,
+               .disk_kept = was_up_ && disk_slots == capacity_.disk_slots};
   for (int32_t i = 0; i < world_size(); ++i) {
     const GroupShape::Layers layers = options_.shape.LayersOf(i);
     ranks_[i].link->SendStart({.incarnation = incarnation_,
@@ -230,7 +242,9 @@ void Group::StartRegisteredRanks() {
                                .pipeline_parallel_size = options_.shape.pipeline_parallel_size(),
                                .layer_begin = layers.begin,
                                .layer_end = layers.end,
-                               .kv_blocks = kv_blocks_});
+                               .kv_blocks = kv_blocks_,
+                               .host_slots = capacity_.host_slots,
+                               .disk_slots = capacity_.disk_slots});
   }
 }
 
@@ -248,9 +262,10 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   steps_.clear();
   first_step_ = 1;
   LOG(INFO) << "event=group_up incarnation=" << incarnation_ << " ranks=" << world_size()
-            << " kv_blocks=" << kv_blocks_ << " load_seconds=" << started.load_seconds
+            << " kv_blocks=" << kv_blocks_ << " host_slots=" << capacity_.host_slots
+            << " disk_slots=" << capacity_.disk_slots << " load_seconds=" << started.load_seconds
             << " weight_bytes=" << started.weight_bytes << " kv_bytes=" << started.kv_bytes;
-  listener_->OnGroupUp(incarnation_, kv_blocks_);
+  listener_->OnGroupUp(incarnation_, capacity_);
   if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
 }
 

@@ -107,6 +107,8 @@ class Group final : public PlanSink {
     std::shared_ptr<RankLink> link;  // null until registered
     bool started = false;
     int64_t kv_capacity_blocks = 0;
+    int64_t host_slots = 0;
+    int64_t disk_slots = 0;
     int64_t kv_limit_blocks = 0;
     absl::Time last_heard;  // launch, then every message
   };
@@ -169,6 +171,8 @@ class Group final : public PlanSink {
   absl::Duration backoff_;
   absl::Time up_since_;
   absl::Time restart_at_;
+
+  KvCapacity capacity_;  // of the ranks that are starting or up
 
   std::atomic<int32_t> kv_blocks_ = 0;  // written by the group thread
   BoundedQueue<Command> commands_;
