@@ -11,12 +11,14 @@
 #include "common/mutex.h"
 #include "common/status_macros.h"
 #include "worker/leader/leader.h"
+#include "worker/leader/offload_folder.h"
 
 namespace longhaul::worker::leader {
 namespace {
 
 std::vector<std::string> RankCommand(const LeaderConfig& config, const GroupShape& shape,
-                                     const std::string& this_program, int32_t rank) {
+                                     const std::string& this_program,
+                                     const std::string& offload_folder, int32_t rank) {
   const int32_t ranks_on_host = config.ranks_on_host > 0 ? config.ranks_on_host : shape.num_ranks();
   const int32_t metrics_port =
       config.rank_metrics_port > 0 ? config.rank_metrics_port + rank : config.rank_metrics_port;
@@ -42,6 +44,12 @@ std::vector<std::string> RankCommand(const LeaderConfig& config, const GroupShap
           config.kv_cache_dtype,
           "--kv-cache-gib",
           absl::StrCat(config.kv_cache_gib),
+          "--kv-offload-gib",
+          absl::StrCat(config.kv_offload_gib),
+          "--kv-offload-dir",
+          offload_folder,
+          "--kv-offload-disk-gib",
+          absl::StrCat(config.kv_offload_disk_gib),
           "--attention-temperature",
           config.attention_temperature,
           "--dual-chunk-attention",
@@ -71,8 +79,17 @@ absl::Status RunLeader(const LeaderConfig& config, const std::string& this_progr
                        const std::string& secret, const std::stop_token& stop) {
   ASSIGN_OR_RETURN(const LeaderModel model, LeaderModel::Load(config));
   const SystemClock clock;
+  std::unique_ptr<OffloadFolder> offload;  // outlives the ranks
+  if (!config.kv_offload_dir.empty() && config.kv_offload_disk_gib > 0) {
+    ASSIGN_OR_RETURN(offload,
+                     OffloadFolder::Create(config.kv_offload_dir, config.kv_offload_disk_gib,
+                                           model.shape.num_ranks()));
+  }
   SubprocessRankLauncher launcher(
-      [&](int32_t rank) { return RankCommand(config, model.shape, this_program, rank); },
+      [&](int32_t rank) {
+        return RankCommand(config, model.shape, this_program,
+                           offload == nullptr ? "" : offload->path(), rank);
+      },
       {{"LONGHAUL_GROUP_SECRET", secret}});
   Leader leader(config, model, secret, GroupOptions{}, launcher, clock);
   std::unique_ptr<MetricsServer> metrics_server;
