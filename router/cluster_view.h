@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "common/cost_model.h"
 #include "common/types.h"
+#include "router/prefix_set.h"
 
 namespace longhaul::router {
 
@@ -14,10 +17,18 @@ namespace longhaul::router {
 struct GroupLimits {
   std::string model;  // served name
   Digest model_digest;
-  int32_t max_model_len = 0;       // tokens
-  int32_t kv_blocks = 0;           // in all, of kKvBlockTokens tokens
-  int32_t max_waiting_long = 1;    // long jobs that the leader lets wait
-  int32_t long_prompt_tokens = 0;  // a prompt from this length on is a long job; 0 = none is
+  int32_t max_model_len = 0;           // tokens
+  int32_t kv_blocks = 0;               // in all, of kKvBlockTokens tokens
+  int32_t max_waiting_long = 1;        // long jobs that the leader lets wait
+  int32_t long_prompt_tokens = 0;      // a prompt from this length on is a long job; 0 = none is
+  Digest prefix_root;                  // of PrefixChain
+  int32_t prefix_root_max_tokens = 0;  // longer prompts have another root; 0 = none has
+};
+
+// A prompt's chain of prefix identities under one group's root.
+struct PromptPrefix {
+  Digest root;
+  std::vector<Digest> chain;
 };
 
 // The last load event.
@@ -46,6 +57,7 @@ struct Group {
   GroupLimits limits;
   GroupLoad load;
   GroupCharge charge;
+  std::shared_ptr<const PrefixSet> cached;  // null = nothing is
 
   bool healthy() const { return load.ready && !load.draining; }
   bool IsLong(int32_t prompt_tokens) const {
@@ -61,12 +73,27 @@ struct Group {
   double WaitSeconds(double own) const {
     return own > 0 ? std::min(backlog_seconds(), num_requests() * own) : backlog_seconds();
   }
-  // Seconds of prefill, once it runs; 0 while the group has no prediction that reaches so far.
-  double PrefillSeconds(int32_t prompt_tokens) const {
+  // Seconds of prefill behind `cached_tokens`, once it runs; 0 while the group has no prediction
+  // that reaches so far.
+  double PrefillSeconds(int32_t prompt_tokens, int32_t cached_tokens = 0) const {
     if (!load.cost.Reaches(prompt_tokens)) return 0;
     // The leader chooses its chunks itself; their size moves only the small terms c and g.
     constexpr int64_t kAssumedChunkTokens = 8192;
-    return PredictPrefillSeconds(load.cost, 0, prompt_tokens, kAssumedChunkTokens);
+    return PredictPrefillSeconds(load.cost, cached_tokens, prompt_tokens - cached_tokens,
+                                 kAssumedChunkTokens);
+  }
+  // Tokens of the prompt that need no prefill, as far as is known. The last one always does.
+  int32_t CachedTokens(std::span<const PromptPrefix> prefixes, int32_t prompt_tokens) const {
+    if (cached == nullptr || prompt_tokens < 1) return 0;
+    if (limits.prefix_root_max_tokens > 0 && prompt_tokens > limits.prefix_root_max_tokens) {
+      return 0;
+    }
+    for (const PromptPrefix& prefix : prefixes) {
+      if (prefix.root != limits.prefix_root) continue;
+      const auto blocks = static_cast<int32_t>(cached->CachedBlocks(prefix.chain));
+      return std::min(blocks, (prompt_tokens - 1) / kKvBlockTokens) * kKvBlockTokens;
+    }
+    return 0;
   }
 };
 

@@ -106,15 +106,34 @@ void ClusterWatch::Handle(size_t index, WatchUpdate update) {
   if (const auto* hello = std::get_if<WatchHello>(&update)) {
     OnHello(worker, *hello);
   } else if (worker.group) {
-    const GroupLoad& load = std::get<GroupLoad>(update);
-    if (load.ready != worker.group->load.ready || load.draining != worker.group->load.draining) {
-      LOG(INFO) << "group=" << worker.address << " event=load ready=" << load.ready
-                << " draining=" << load.draining;
-    }
-    worker.group->load = load;
-    Publish();
+    if (const auto* load = std::get_if<GroupLoad>(&update)) OnLoad(worker, *load);
+    if (const auto* delta = std::get_if<PrefixDelta>(&update)) OnDelta(worker, *delta);
   }
   worker.call->Resume();
+}
+
+void ClusterWatch::OnLoad(Worker& worker, const GroupLoad& load) {
+  if (load.ready != worker.group->load.ready || load.draining != worker.group->load.draining) {
+    LOG(INFO) << "group=" << worker.address << " event=load ready=" << load.ready
+              << " draining=" << load.draining;
+  }
+  worker.group->load = load;
+  Publish();
+}
+
+void ClusterWatch::OnDelta(Worker& worker, const PrefixDelta& delta) {
+  if (delta.sequence != worker.prefix_sequence + 1) {
+    LOG(WARNING) << "group=" << worker.address << " event=prefixes_lost sequence=" << delta.sequence
+                 << " expected=" << worker.prefix_sequence + 1;
+    worker.call->Cancel();  // the next Watch tells all
+    return;
+  }
+  worker.prefix_sequence = delta.sequence;
+  const PrefixSet before =
+      delta.reset || worker.group->cached == nullptr ? PrefixSet() : *worker.group->cached;
+  worker.group->cached =
+      std::make_shared<const PrefixSet>(before.Changed(delta.added, delta.removed));
+  Publish();
 }
 
 void ClusterWatch::OnHello(Worker& worker, const WatchHello& hello) {
@@ -131,6 +150,7 @@ void ClusterWatch::OnHello(Worker& worker, const WatchHello& hello) {
             << " max_model_len=" << hello.limits.max_model_len;
   worker.group =
       Group{.address = worker.address, .incarnation = hello.incarnation, .limits = hello.limits};
+  worker.prefix_sequence = 0;
   worker.backoff = absl::ZeroDuration();
   worker.loss_logged = false;
   Publish();

@@ -67,6 +67,7 @@ class ClusterWatch {
     std::string address;
     std::unique_ptr<WorkerWatch> call;  // null between attempts
     std::optional<Group> group;         // since Hello
+    uint64_t prefix_sequence = 0;       // of the last delta since Hello
     absl::Time next_attempt = absl::InfinitePast();
     absl::Time last_update = absl::InfinitePast();
     absl::Duration backoff = absl::ZeroDuration();
@@ -76,6 +77,8 @@ class ClusterWatch {
   void Run();
   void Handle(size_t index, WatchUpdate update);
   void OnHello(Worker& worker, const WatchHello& hello);
+  void OnLoad(Worker& worker, const GroupLoad& load);
+  void OnDelta(Worker& worker, const PrefixDelta& delta);
   void OnEnded(Worker& worker, const absl::Status& status);
   // Starts attempts that are due, cancels silent calls; returns when to look again.
   absl::Time Tend(absl::Time now);

@@ -149,7 +149,8 @@ void Dispatcher::Handle(PreparedMessage message) {
 
   const absl::Time now = clock_.Now();
   const ClusterView charged = charges_.Apply(*cluster_.view());
-  const double predicted_seconds = LeastPrefillSeconds(charged, request.prompt_tokens());
+  const double predicted_seconds =
+      LeastPrefillSeconds(charged, request.prompt_tokens(), request.request().prefixes);
   const ServiceRate rate = RateOf(charged, predicted_seconds);
   const int32_t priority = request.request().priority;
   const size_t num_ahead = queue_.NumAhead(priority);
@@ -383,7 +384,8 @@ PlacementRequest Dispatcher::PlacementFor(const WaitingExecution& waiting, absl:
   std::erase_if(choice.holds, [now](const ChoiceState::Hold& hold) { return hold.until <= now; });
   PlacementRequest placement{.model = request.request().model,
                              .prompt_tokens = request.prompt_tokens(),
-                             .max_tokens = request.request().stop.max_tokens};
+                             .max_tokens = request.request().stop.max_tokens,
+                             .prefixes = request.request().prefixes};
   for (const ChoiceState::Hold& hold : choice.holds) {
     placement.avoid.push_back(hold.group);
     next_dispatch_ = std::min(next_dispatch_, hold.until);

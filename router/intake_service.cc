@@ -67,7 +67,8 @@ absl::Status IntakeService::Submit(GenerateRequest request, std::shared_ptr<Resp
   TokenizeJob job{.request = std::move(request),
                   .limits = {.vocab_size = model_.vocab_size,
                              .max_model_len = MaxModelLen(),
-                             .max_prompt_logprobs_tokens = options_.max_prompt_logprobs_tokens}};
+                             .max_prompt_logprobs_tokens = options_.max_prompt_logprobs_tokens},
+                  .prefix_roots = PrefixRoots()};
   const int64_t prompt_bytes = PromptBytes(job.request);
   job.prompt_bytes = prompt_bytes;
   RequestArrival arrival{
@@ -152,6 +153,20 @@ int32_t IntakeService::MaxModelLen() const {
     longest = std::max(longest, group.limits.max_model_len);
   }
   return longest > 0 ? std::min(longest, model_.max_model_len) : model_.max_model_len;
+}
+
+std::vector<Digest> IntakeService::PrefixRoots() const {
+  // Groups of one model differ in KV type or attention: there are few roots.
+  constexpr size_t kMaxRoots = 4;
+  std::vector<Digest> roots;
+  const std::shared_ptr<const ClusterView> view = cluster_.view();
+  for (const Group& group : view->groups) {
+    const Digest& root = group.limits.prefix_root;
+    if (roots.size() < kMaxRoots && std::ranges::find(roots, root) == roots.end()) {
+      roots.push_back(root);
+    }
+  }
+  return roots;
 }
 
 }  // namespace longhaul::router

@@ -52,6 +52,8 @@ class IntakeService final : public Intake {
   absl::Status CheckModel(std::string_view name) const;
   // The longest of the groups that are there, else the configured length; never above the latter.
   int32_t MaxModelLen() const;
+  // Of the groups that are known, without repetition.
+  std::vector<Digest> PrefixRoots() const;
 
   const IntakeOptions options_;
   const ServedModel& model_;

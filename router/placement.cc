@@ -23,9 +23,8 @@ bool HasRoomNow(const Group& group, const PlacementRequest& request) {
   return group.num_requests() == 0 || FreeKvBlocks(group) >= KvBlocksFor(request.prompt_tokens);
 }
 
-double PredictedSeconds(const Group& group, const PlacementRequest& request) {
-  const double own = group.PrefillSeconds(request.prompt_tokens);
-  return group.WaitSeconds(own) + own;
+int32_t CachedTokens(const Group& group, const PlacementRequest& request) {
+  return group.CachedTokens(request.prefixes, request.prompt_tokens);
 }
 
 }  // namespace
@@ -36,8 +35,10 @@ Placement Place(const ClusterView& view, const PlacementRequest& request) {
   int32_t num_long_enough = 0;
   const Group* best = nullptr;
   const auto rank = [&request](const Group& group) {
-    return std::tuple(PredictedSeconds(group, request), group.backlog_seconds(),
-                      group.num_requests(), -FreeKvBlocks(group));
+    const int32_t cached = CachedTokens(group, request);
+    const double own = group.PrefillSeconds(request.prompt_tokens, cached);
+    return std::tuple(group.WaitSeconds(own) + own, group.backlog_seconds(), group.num_requests(),
+                      -cached, -FreeKvBlocks(group));
   };
   const int64_t total_tokens = int64_t{request.prompt_tokens} + request.max_tokens;
   for (size_t i = 0; i < view.groups.size(); ++i) {
@@ -62,7 +63,8 @@ Placement Place(const ClusterView& view, const PlacementRequest& request) {
   placement.outcome = PlacementOutcome::kPlaced;
   placement.charge.requests = 1;
   placement.charge.waiting_long = best->IsLong(request.prompt_tokens) ? 1 : 0;
-  placement.charge.seconds = best->PrefillSeconds(request.prompt_tokens);
+  placement.charge.seconds =
+      best->PrefillSeconds(request.prompt_tokens, CachedTokens(*best, request));
   placement.charge.kv_blocks = KvBlocksFor(request.prompt_tokens);
   return placement;
 }

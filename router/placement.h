@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,8 @@ struct PlacementRequest {
   std::string model;
   int32_t prompt_tokens = 0;
   int32_t max_tokens = 0;
-  std::vector<GroupLife> avoid;  // rejected it a moment ago, or failed it
+  std::vector<GroupLife> avoid;            // rejected it a moment ago, or failed it
+  std::span<const PromptPrefix> prefixes;  // the prompt's, under the groups' roots; borrowed
 };
 
 enum class PlacementOutcome {
@@ -39,8 +41,9 @@ struct Placement {
 
 // Chooses a group: filter (healthy, right model, long enough, not avoided, a slot for a long job,
 // KV free or nothing running that could free it), score (predicted seconds until this prompt's
-// first token), pick the lowest; ties go to the group with fewer requests, then more free KV, then
-// the first. Pure.
+// first token, without the prefill of what is cached), pick the lowest; ties go to the group with
+// less work, then fewer requests, then more of the prompt cached, then more free KV, then the
+// first. Pure.
 Placement Place(const ClusterView& view, const PlacementRequest& request);
 
 }  // namespace longhaul::router

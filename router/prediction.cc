@@ -16,11 +16,13 @@ ServiceRate RateOf(const ClusterView& charged, double own_seconds) {
   return rate;
 }
 
-double LeastPrefillSeconds(const ClusterView& view, int32_t prompt_tokens) {
+double LeastPrefillSeconds(const ClusterView& view, int32_t prompt_tokens,
+                           std::span<const PromptPrefix> prefixes) {
   std::optional<double> least;
   for (const Group& group : view.groups) {
     if (!group.healthy()) continue;
-    const double seconds = group.PrefillSeconds(prompt_tokens);
+    const double seconds =
+        group.PrefillSeconds(prompt_tokens, group.CachedTokens(prefixes, prompt_tokens));
     least = std::min(least.value_or(seconds), seconds);
   }
   return least.value_or(0);

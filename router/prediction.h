@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "router/cluster_view.h"
 
@@ -16,7 +17,9 @@ struct ServiceRate {
 // Pure.
 ServiceRate RateOf(const ClusterView& charged, double own_seconds);
 
-// Seconds of prefill on the healthy group that is fastest at it; 0 = unknown.
-double LeastPrefillSeconds(const ClusterView& view, int32_t prompt_tokens);
+// Seconds of prefill on the healthy group that is fastest at it, of what it has not cached; 0 =
+// unknown.
+double LeastPrefillSeconds(const ClusterView& view, int32_t prompt_tokens,
+                           std::span<const PromptPrefix> prefixes);
 
 }  // namespace longhaul::router

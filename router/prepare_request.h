@@ -10,6 +10,7 @@
 #include "common/sampling_params.h"
 #include "common/text/stop_matcher.h"
 #include "common/types.h"
+#include "router/cluster_view.h"
 #include "router/request.h"
 #include "router/resolve_sampling.h"
 #include "router/served_model.h"
@@ -19,6 +20,8 @@ namespace longhaul::router {
 // A request that can be executed: tokenized, checked, every default resolved.
 struct PreparedRequest {
   std::shared_ptr<const std::vector<TokenId>> prompt;
+  // Under the roots of the groups that were known; none with prompt_logprobs, which reuse nothing.
+  std::vector<PromptPrefix> prefixes;
   SamplingParams sampling;  // of choice 0; choice i has seed + i
   StopParams stop;
   std::vector<std::string> stop_strings;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "common/prefix_hash.h"
+
 namespace longhaul::router {
 
 TokenizePool::TokenizePool(size_t capacity, const ServedModel& model, const Clock& clock,
@@ -39,6 +41,12 @@ void TokenizePool::Run(Lane& lane) {
         PrepareRequest(std::move(job->request), model_, job->limits, lane.seeds());
     if (prepared.ok()) {
       metrics_.Tokenized(clock_.Now() - begin, static_cast<int64_t>(prepared->prompt->size()));
+      if (!prepared->sampling.prompt_logprobs) {
+        for (const Digest& root : job->prefix_roots) {
+          prepared->prefixes.push_back(
+              {.root = root, .chain = PrefixChain(root, *prepared->prompt)});
+        }
+      }
     }
     on_prepared_(id, std::move(prepared));
   }

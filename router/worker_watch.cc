@@ -19,10 +19,27 @@ WatchHello FromProto(const v1::Hello& from) {
       .kv_blocks = static_cast<int32_t>(from.kv_blocks()),
       .max_waiting_long = static_cast<int32_t>(from.max_waiting_long()),
       .long_prompt_tokens = static_cast<int32_t>(from.long_prompt_tokens()),
+      .prefix_root_max_tokens = static_cast<int32_t>(from.prefix_root_max_tokens()),
   };
   // Any other length leaves the digest zero; the leader then refuses each Execute, which names it.
   Digest::FromBytes(from.model_digest(), &hello.limits.model_digest);
+  Digest::FromBytes(from.prefix_root(), &hello.limits.prefix_root);
   return hello;
+}
+
+PrefixDelta FromProto(const v1::CacheDelta& from) {
+  PrefixDelta delta{.sequence = from.sequence(), .reset = from.reset()};
+  // What is no identity names no prefix.
+  const auto append = [](const auto& identities, std::vector<Digest>& to) {
+    to.reserve(static_cast<size_t>(identities.size()));
+    for (const std::string& bytes : identities) {
+      Digest identity;
+      if (Digest::FromBytes(bytes, &identity)) to.push_back(identity);
+    }
+  };
+  append(from.added(), delta.added);
+  append(from.removed(), delta.removed);
+  return delta;
 }
 
 GroupLoad FromProto(const v1::Load& from) {
@@ -64,7 +81,9 @@ class WatchCall final : public WorkerWatch, public grpc::ClientReadReactor<v1::W
         return on_update_(FromProto(event_.hello()));
       case v1::WatchEvent::kLoad:
         return on_update_(FromProto(event_.load()));
-      default:  // cached prefixes are not part of placement yet
+      case v1::WatchEvent::kCacheDelta:
+        return on_update_(FromProto(event_.cache_delta()));
+      default:
         return StartRead(&event_);
     }
   }

@@ -6,22 +6,30 @@
 #include <functional>
 #include <memory>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "router/cluster_view.h"
 
 namespace longhaul::router {
 
-// What a Watch brings: who the group is, once and first; loads; the end, once and last.
+// What a Watch brings: who the group is, once and first; loads and changes of the cached prefixes;
+// the end, once and last.
 struct WatchHello {
   uint32_t protocol_version = 0;
   uint64_t incarnation = 0;
   GroupLimits limits;
 };
+struct PrefixDelta {
+  uint64_t sequence = 0;  // of this Watch, from 1 without gaps
+  bool reset = false;     // what was told before is void
+  std::vector<Digest> added;
+  std::vector<Digest> removed;
+};
 struct WatchEnded {
   absl::Status status;
 };
-using WatchUpdate = std::variant<WatchHello, GroupLoad, WatchEnded>;
+using WatchUpdate = std::variant<WatchHello, GroupLoad, PrefixDelta, WatchEnded>;
 
 // One Watch call on one leader. Knows nothing of reconnecting (cluster_watch.h).
 // Thread-compatible: its owner is the thread of ClusterWatch.

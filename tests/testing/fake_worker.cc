@@ -70,6 +70,13 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
     changed_.SignalAll();
   }
 
+  void SetCacheDeltas(std::vector<FakeCacheDelta> deltas) override {
+    MutexLock lock(mutex_);
+    deltas_ = std::move(deltas);
+    ++load_version_;
+    changed_.SignalAll();
+  }
+
   std::vector<FakeExecution> executions() const override {
     MutexLock lock(mutex_);
     return executions_;
@@ -101,6 +108,7 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
     FillHello(*event.mutable_hello());
     writer->Write(event);
     uint64_t sequence = 0;
+    size_t deltas_sent = 0;
     while (true) {
       event.Clear();
       uint64_t version = 0;
@@ -111,6 +119,10 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
         FillLoad(++sequence, *event.mutable_load());
       }
       if (!writer->Write(event)) break;
+      while (FillDelta(deltas_sent, event)) {
+        writer->Write(event);
+        ++deltas_sent;
+      }
       const absl::Time next = absl::Now() + kLoadInterval;
       while (absl::Now() < next && !context->IsCancelled()) {
         MutexLock lock(mutex_);
@@ -138,6 +150,20 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
     hello.set_long_prompt_tokens(static_cast<uint32_t>(options_.long_prompt_tokens));
     hello.set_pipeline_parallel_size(1);
     hello.set_tensor_parallel_size(1);
+    hello.set_prefix_root(options_.prefix_root.ToBytes());
+    hello.set_prefix_root_max_tokens(static_cast<uint32_t>(options_.prefix_root_max_tokens));
+  }
+
+  bool FillDelta(size_t index, v1::WatchEvent& event) const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (index >= deltas_.size()) return false;
+    event.Clear();
+    v1::CacheDelta& delta = *event.mutable_cache_delta();
+    delta.set_sequence(deltas_[index].sequence);
+    delta.set_reset(deltas_[index].reset);
+    for (const Digest& identity : deltas_[index].added) delta.add_added(identity.ToBytes());
+    for (const Digest& identity : deltas_[index].removed) delta.add_removed(identity.ToBytes());
+    return true;
   }
 
   void FillLoad(uint64_t sequence, v1::Load& load) const REQUIRES(mutex_) {
@@ -186,7 +212,8 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
   mutable CondVar changed_;
   FakeBehavior behavior_ GUARDED_BY(mutex_);
   FakeLoad load_ GUARDED_BY(mutex_);
-  uint64_t load_version_ GUARDED_BY(mutex_) = 0;
+  uint64_t load_version_ GUARDED_BY(mutex_) = 0;  // of load and deltas
+  std::vector<FakeCacheDelta> deltas_ GUARDED_BY(mutex_);
   std::vector<FakeExecution> executions_ GUARDED_BY(mutex_);
   bool stopping_ GUARDED_BY(mutex_) = false;
 };

@@ -66,6 +66,13 @@ struct FakeLoad {
   bool draining = false;
 };
 
+struct FakeCacheDelta {
+  uint64_t sequence = 0;
+  bool reset = false;
+  std::vector<Digest> added;
+  std::vector<Digest> removed;
+};
+
 // A leader without ranks: speaks worker.proto in this process, deterministically. Thread-safe.
 class FakeWorker {
  public:
@@ -79,6 +86,8 @@ class FakeWorker {
     int32_t max_waiting_long = 1;
     int32_t long_prompt_tokens = 32'768;
     uint32_t protocol_version = kProtocolVersion;
+    Digest prefix_root = {3, 4};
+    int32_t prefix_root_max_tokens = 0;
     FakeLoad load;
     FakeBehavior behavior;
   };
@@ -92,6 +101,8 @@ class FakeWorker {
   virtual void SetBehavior(FakeBehavior behavior) = 0;
   // Sends a load event to every Watch.
   virtual void SetLoad(FakeLoad load) = 0;
+  // Every Watch gets each of them once; one that is open goes on where it was in the list.
+  virtual void SetCacheDeltas(std::vector<FakeCacheDelta> deltas) = 0;
 
   virtual std::vector<FakeExecution> executions() const = 0;
   // Waits until `done` is true of the executions; false if `timeout` passed.

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <ctime>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "tests/testing/fake_worker.h"
@@ -58,6 +60,57 @@ TEST(ClusterWatch, ShowsWhatHelloAndLoadSay) {
   EXPECT_EQ(group.load.queued_seconds, 1.5);
   EXPECT_EQ(group.load.free_kv_blocks, 111);
   EXPECT_EQ(group.PrefillSeconds(100), 25.0);
+}
+
+bool WaitForCached(RouterStack& router, const std::vector<Digest>& identities) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (absl::Now() < deadline) {
+    const auto view = router.cluster().view();
+    if (!view->groups.empty() && view->groups[0].cached != nullptr) {
+      const PrefixSet& cached = *view->groups[0].cached;
+      if (cached.size() == identities.size() &&
+          std::ranges::all_of(identities, [&](const Digest& i) { return cached.Contains(i); })) {
+        return true;
+      }
+    }
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return false;
+}
+
+TEST(ClusterWatch, FollowsTheCachedPrefixes) {
+  const Digest a = {1, 1}, b = {2, 2}, c = {3, 3};
+  const auto worker = StartWorker({.prefix_root = {5, 6}, .prefix_root_max_tokens = 777});
+  RouterStack router({.workers = {worker->address()}});
+  ASSERT_TRUE(router.WaitForGroups(1));
+  EXPECT_EQ(router.cluster().view()->groups[0].limits.prefix_root, (Digest{5, 6}));
+  EXPECT_EQ(router.cluster().view()->groups[0].limits.prefix_root_max_tokens, 777);
+  EXPECT_EQ(router.cluster().view()->groups[0].cached, nullptr);
+  std::vector<longhaul::testing::FakeCacheDelta> deltas = {
+      {.sequence = 1, .reset = true, .added = {a, b}}};
+  worker->SetCacheDeltas(deltas);
+  EXPECT_TRUE(WaitForCached(router, {a, b}));
+  deltas.push_back({.sequence = 2, .added = {c}, .removed = {a}});
+  worker->SetCacheDeltas(deltas);
+  EXPECT_TRUE(WaitForCached(router, {b, c}));
+  deltas.push_back({.sequence = 3, .reset = true, .added = {a}});
+  worker->SetCacheDeltas(deltas);
+  EXPECT_TRUE(WaitForCached(router, {a}));
+}
+
+TEST(ClusterWatch, AGapInTheDeltasMeansToWatchAgain) {
+  const Digest a = {1, 1}, b = {2, 2}, c = {3, 3};
+  const auto worker = StartWorker({});
+  RouterStack router({.workers = {worker->address()}});
+  ASSERT_TRUE(router.WaitForGroups(1));
+  std::vector<longhaul::testing::FakeCacheDelta> deltas = {{.sequence = 1, .added = {a}}};
+  worker->SetCacheDeltas(deltas);
+  ASSERT_TRUE(WaitForCached(router, {a}));
+  deltas.push_back({.sequence = 3, .added = {b}});
+  worker->SetCacheDeltas(deltas);
+  ASSERT_TRUE(router.WaitForGroups(0));
+  worker->SetCacheDeltas({{.sequence = 1, .reset = true, .added = {c}}});
+  EXPECT_TRUE(WaitForCached(router, {c}));
 }
 
 TEST(ClusterWatch, ADeadLeaderLeavesTheViewAtOnceAndItsNextLifeEntersIt) {

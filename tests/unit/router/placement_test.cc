@@ -3,6 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "common/prefix_hash.h"
 
 namespace longhaul::router {
 namespace {
@@ -133,6 +138,76 @@ TEST(Placement, ChargesWhatTheLoadDoesNotShowYet) {
   EXPECT_EQ(placement.charge.waiting_long, 1);
   EXPECT_NEAR(placement.charge.seconds, 20.0, 1e-9);
   EXPECT_EQ(placement.charge.kv_blocks, 79);  // ceil(20000 / 256)
+}
+
+class CachedPlacementTest : public ::testing::Test {
+ protected:
+  static constexpr Digest kRoot = {5, 6};
+
+  CachedPlacementTest() : tokens_(20'000) {
+    std::iota(tokens_.begin(), tokens_.end(), 0);
+    prefixes_ = {{.root = kRoot, .chain = PrefixChain(kRoot, tokens_)}};
+    for (Group& group : view_.groups) {
+      group.limits.prefix_root = kRoot;
+      group.load.cost.b = 0.001;
+    }
+  }
+  // The group has the first blocks of the prompt.
+  void Cache(size_t group, size_t blocks) {
+    view_.groups[group].cached = std::make_shared<const PrefixSet>(
+        PrefixSet().Changed(std::span(prefixes_[0].chain).first(blocks), {}));
+  }
+  PlacementRequest CachedRequest(int32_t prompt_tokens = 20'000) const {
+    PlacementRequest request = Request(prompt_tokens);
+    request.prefixes = prefixes_;
+    return request;
+  }
+
+  ClusterView view_{{MakeGroup("a"), MakeGroup("b")}};
+  std::vector<TokenId> tokens_;
+  std::vector<PromptPrefix> prefixes_;
+};
+
+TEST_F(CachedPlacementTest, GoesWhereLessIsLeftToPrefill) {
+  Cache(1, 40);
+  const Placement placement = Place(view_, CachedRequest());
+  EXPECT_EQ(placement.group, 1u);
+  EXPECT_NEAR(placement.charge.seconds, (20'000 - 40 * 256) * 0.001, 1e-9);
+  EXPECT_EQ(Place(view_, Request(20'000)).group, 0u);
+}
+
+// Affinity must not pile everything onto one group.
+TEST_F(CachedPlacementTest, ButNotWhereTheWaitIsLongerThanThePrefill) {
+  Cache(1, 40);
+  view_.groups[1].load.running_requests = 100;
+  view_.groups[1].load.queued_seconds = 10.1;  // 20 s here against 10.1 + 9.8 s there
+  EXPECT_EQ(Place(view_, CachedRequest()).group, 1u);
+  view_.groups[1].load.queued_seconds = 10.5;
+  EXPECT_EQ(Place(view_, CachedRequest()).group, 0u);
+}
+
+TEST_F(CachedPlacementTest, BeforeCostsAreKnownTheCacheDecidesBetweenIdleGroups) {
+  for (Group& group : view_.groups) group.load.cost = {};
+  Cache(1, 1);
+  EXPECT_EQ(Place(view_, CachedRequest()).group, 1u);
+  view_.groups[1].load.running_requests = 1;
+  EXPECT_EQ(Place(view_, CachedRequest()).group, 0u);
+}
+
+TEST_F(CachedPlacementTest, CountsOnlyWhatTheGroupCanUse) {
+  Cache(1, 78);
+  const Group& group = view_.groups[1];
+  EXPECT_EQ(group.CachedTokens(prefixes_, 20'000), 78 * 256);
+  // The last token is prefilled whatever is cached.
+  EXPECT_EQ(group.CachedTokens(prefixes_, 78 * 256), 77 * 256);
+  EXPECT_EQ(group.CachedTokens(prefixes_, 1), 0);
+  EXPECT_EQ(group.CachedTokens({}, 20'000), 0);
+  EXPECT_EQ(view_.groups[0].CachedTokens(prefixes_, 20'000), 0);
+  view_.groups[1].limits.prefix_root_max_tokens = 19'999;
+  EXPECT_EQ(group.CachedTokens(prefixes_, 20'000), 0);
+  EXPECT_EQ(group.CachedTokens(prefixes_, 19'999), 78 * 256);
+  view_.groups[1].limits.prefix_root = {9, 9};
+  EXPECT_EQ(group.CachedTokens(prefixes_, 19'999), 0);
 }
 
 TEST(Placement, NamesTheLongestGroupWhenAllAreTooShort) {
