@@ -1,6 +1,7 @@
 """Bad input against a whole cluster: each piece gets a clear error, and nothing is left of it."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -27,6 +28,8 @@ SETTLING_REQUESTS = 60  # six seconds and more
 # A head and 16 KiB of a body may take 30 s, a reader that accepts nothing too.
 PATIENCE_SECONDS = (29, 37)
 CANCELLED_CALLS = 3_000
+IDLE_CONNECTIONS = 20
+IDLE_CONNECTION_KIB = 256  # of the router's memory, read buffers and all
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +248,30 @@ def settled(cluster, pids):
         time.sleep(0.1)
         least = {name: min(least[name], memory_kib(pid)) for name, pid in pids.items()}
     return least
+
+
+@pytest.mark.skipif("LONGHAUL_SANITIZED" in os.environ, reason="sanitizers keep freed memory")
+def test_idle_connections_hold_little(cluster, pids, stubs):
+    """Connections that once sent large calls and then stay open without any."""
+    request = stubs.inference.ChatRequest(
+        model="nobody", messages=[stubs.inference.ChatMessage(role="user", content="a" * 8 * MIB)])
+    with contextlib.ExitStack() as connections:
+        def dial():
+            # Channels of one target share a connection otherwise.
+            channel = connections.enter_context(
+                grpc.insecure_channel(cluster.grpc, [("grpc.use_local_subchannel_pool", 1)]))
+            grpc.channel_ready_future(channel).result(timeout=10)
+            return stubs.service.InferenceStub(channel)
+        services = [dial() for _ in range(IDLE_CONNECTIONS)]
+        before = settled(cluster, pids)["router"]
+        for service in services:
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(service.Chat(request, timeout=30))
+                assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        after = settled(cluster, pids)["router"]
+    print(f"router: RSS {before} KiB, after {IDLE_CONNECTIONS} connections' large calls {after} KiB")
+    assert after - before <= IDLE_CONNECTIONS * IDLE_CONNECTION_KIB, (before, after)
 
 
 @pytest.mark.skipif("LONGHAUL_SANITIZED" in os.environ, reason="sanitizers keep freed memory")
