@@ -2,11 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "common/metrics.h"
+#include "common/prefix_hash.h"
 #include "router/error_detail.h"
 #include "tests/testing/fake_worker.h"
 #include "tests/testing/recording_sink.h"
@@ -309,6 +311,34 @@ TEST_F(DispatchTest, WhatOneWorkerRejectsAnotherTakes) {
   const RecordedResponse response = router.Submit(Completion())->WaitForEnd();
   ASSERT_FALSE(response.error) << *response.error;
   EXPECT_EQ(response.Text(), "taken");
+  EXPECT_THAT(workers_[0]->executions(), SizeIs(1));
+}
+
+TEST_F(DispatchTest, APromptGoesWhereItsPrefixIsCached) {
+  AddWorker();
+  AddWorker();
+  RouterStack& router = StartRouter();
+  for (size_t i = 0; i < 2; ++i) SetBacklog(i, 0);
+  std::vector<TokenId> ids(2000);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<TokenId>((i * 7919) % 2000);
+  const std::vector<Digest> chain = PrefixChain(FakeWorker::Options().prefix_root, ids);
+  workers_[1]->SetCacheDeltas({{.sequence = 1, .reset = true, .added = chain}});
+  ASSERT_TRUE(router.WaitForView([&](const ClusterView& view) {
+    return std::ranges::any_of(view.groups, [&](const Group& group) {
+      return group.cached != nullptr && group.cached->size() == chain.size();
+    });
+  }));
+  const auto submit = [&](const std::vector<TokenId>& prompt) {
+    GenerateRequest request;
+    request.input = TokenInput{prompt};
+    request.max_tokens = 1;
+    const RecordedResponse response = router.Submit(std::move(request))->WaitForEnd();
+    EXPECT_FALSE(response.error) << *response.error;
+  };
+  for (int i = 0; i < 3; ++i) submit(ids);
+  EXPECT_THAT(workers_[1]->executions(), SizeIs(3));
+  ids[0] = 1;  // shares nothing with what is cached
+  submit(ids);
   EXPECT_THAT(workers_[0]->executions(), SizeIs(1));
 }
 
