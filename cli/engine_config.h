@@ -20,6 +20,9 @@ struct EngineConfig {
   int32_t max_prompt_logprobs_tokens = 0;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
+  double kv_offload_gib = 0;
+  std::string kv_offload_dir;
+  double kv_offload_disk_gib = 32;
   std::string attention_temperature = "position";
   std::string dual_chunk_attention = "on";
   int32_t threads = 0;
@@ -49,6 +52,13 @@ void VisitFields(V&& v, EngineConfig& c) {
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},
     "Memory for the KV cache of a rank, GiB; 0 = one prompt of the model's full length and some "
     "short ones, at most half of the memory that is free.");
+  v("kv-offload-gib", c.kv_offload_gib, Bounds{0, 65536},
+    "Host memory of a rank for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = "
+    "none.");
+  v("kv-offload-dir", c.kv_offload_dir,
+    "Folder for KV blocks that leave the KV cache, on a disk of this host; empty = none.");
+  v("kv-offload-disk-gib", c.kv_offload_disk_gib, Bounds{0, 1 << 20},
+    "Largest size of a rank's file in kv-offload-dir, GiB; 0 = none.");
   v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
     "Length that the attention temperature follows: a query's position or the request's length.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},

@@ -59,6 +59,11 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
   add("--max-step-ms", config.max_step_ms);
   add("--max-prompt-logprobs-tokens", config.max_prompt_logprobs_tokens);
   add("--kv-cache-gib", config.kv_cache_gib);
+  add("--kv-offload-gib", config.kv_offload_gib);
+  if (!config.kv_offload_dir.empty()) {
+    flags.insert(flags.end(), {"--kv-offload-dir", config.kv_offload_dir, "--kv-offload-disk-gib",
+                               absl::StrCat(config.kv_offload_disk_gib)});
+  }
   return flags;
 }
 
