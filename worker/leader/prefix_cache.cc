@@ -65,11 +65,11 @@ void PrefixCache::GroupDown() {
 }
 
 PrefixCache::Match PrefixCache::Acquire(const Digest& root, std::span<const TokenId> tokens,
-                                        int64_t max_tokens) {
+                                        int64_t max_tokens, std::span<const Digest> chain) {
   Match match{.blocks = {}, .last = root};
   Digest identity = root;
   for (size_t i = 0; i < BlocksWithin(tokens, max_tokens); ++i) {
-    identity = ExtendPrefix(identity, BlockOf(tokens, i));
+    identity = i < chain.size() ? chain[i] : ExtendPrefix(identity, BlockOf(tokens, i));
     const CachedBlock* cached = index_.Find(identity, BlockOf(tokens, i));
     if (cached == nullptr) break;
     if (match.restorable > 0 || !cached->is_in(Tier::kDevice)) {
@@ -87,11 +87,11 @@ PrefixCache::Match PrefixCache::Acquire(const Digest& root, std::span<const Toke
 }
 
 int64_t PrefixCache::CachedTokens(const Digest& root, std::span<const TokenId> tokens,
-                                  int64_t max_tokens) const {
+                                  int64_t max_tokens, std::span<const Digest> chain) const {
   Digest identity = root;
   size_t i = 0;
   for (; i < BlocksWithin(tokens, max_tokens); ++i) {
-    identity = ExtendPrefix(identity, BlockOf(tokens, i));
+    identity = i < chain.size() ? chain[i] : ExtendPrefix(identity, BlockOf(tokens, i));
     const CachedBlock* cached = index_.Find(identity, BlockOf(tokens, i));
     if (cached == nullptr || !cached->is_in(Tier::kDevice)) break;
   }

@@ -39,8 +39,9 @@ struct TierSlots {
 // can be evicted.
 //
 // Knows no sequences, no requests; no I/O, no clock, no locks; deterministic. Thread-compatible:
-// owned by the batch scheduler. A call is O(log n) for each block that it touches; those that take
-// a whole prompt hash it as far as it is cached (about 3 ms for 1,000,000 tokens).
+// owned by the batch scheduler. A call is O(log n) for each block that it touches. Those that take
+// a whole prompt hash it as far as it is cached, about 10 ms for 1,000,000 tokens; give them the
+// PrefixChain of the tokens, or its beginning, as `chain`, and they need a third.
 class PrefixCache {
  public:
   using Tier = KvMove::Tier;
@@ -68,10 +69,11 @@ class PrefixCache {
     int64_t tokens() const { return static_cast<int64_t>(blocks.size()) * kKvBlockTokens; }
   };
   // The longest run of cached blocks from the start of `tokens` under `root`, within `max_tokens`.
-  Match Acquire(const Digest& root, std::span<const TokenId> tokens, int64_t max_tokens);
+  Match Acquire(const Digest& root, std::span<const TokenId> tokens, int64_t max_tokens,
+                std::span<const Digest> chain = {});
   // Tokens of that run.
-  int64_t CachedTokens(const Digest& root, std::span<const TokenId> tokens,
-                       int64_t max_tokens) const;
+  int64_t CachedTokens(const Digest& root, std::span<const TokenId> tokens, int64_t max_tokens,
+                       std::span<const Digest> chain = {}) const;
 
   // `count` >= 0 blocks with one reference each. What they evict is evicted now, so ask for what
   // the next plan needs rather than for all that a request may need. kResourceExhausted if fewer

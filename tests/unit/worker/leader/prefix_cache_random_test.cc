@@ -168,7 +168,9 @@ class World {
     const std::vector<TokenId>& tokens = job->tokens;
     const int64_t limit = std::ssize(tokens) - (Below(2) == 0 ? 1 : 0);
     const int64_t predicted = cache_.CachedTokens(job->prompt.root, tokens, limit);
-    PrefixCache::Match match = cache_.Acquire(job->prompt.root, tokens, limit);
+    std::vector<Digest> chain = PrefixChain(job->prompt.root, tokens);
+    chain.resize(Below(static_cast<uint32_t>(chain.size()) + 1));
+    PrefixCache::Match match = cache_.Acquire(job->prompt.root, tokens, limit, chain);
     EXPECT_EQ(match.tokens(), predicted);
     EXPECT_LE(match.tokens() + match.restorable * kKvBlockTokens, limit);
     for (const Digest& identity : PrefixChain(
