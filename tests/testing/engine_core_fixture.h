@@ -83,7 +83,7 @@ class EngineCoreFixture : public ::testing::Test {
     return Submit(MakeRequest(prompt_tokens, max_tokens));
   }
   void Up(uint64_t incarnation = 1, int32_t kv_blocks = 100) {
-    core_.GroupUp(incarnation, {.blocks = kv_blocks});
+    core_.GroupUp(incarnation, {.kv = {.blocks = kv_blocks}, .hardware = "two cores"});
     core_.Advance(now_);
   }
   void Down(uint64_t incarnation = 1) {

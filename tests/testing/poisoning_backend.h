@@ -4,6 +4,7 @@
 #include <limits>
 #include <memory>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@ class PoisoningBackend final : public worker::backend::Backend {
   absl::StatusOr<worker::backend::DeviceBuffer> Allocate(int64_t bytes) override {
     return backend_->Allocate(bytes);
   }
+  std::string HardwareName() const override { return backend_->HardwareName(); }
   int64_t FreeMemoryBytes() const override { return backend_->FreeMemoryBytes(); }
   absl::Status CopyToDevice(const void* host, TensorView dst) override {
     return backend_->CopyToDevice(host, dst);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -96,6 +97,8 @@ class Backend {
 
   // At least `bytes` > 0, 64-byte aligned, zeroed; lazily backed where the device can.
   virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) = 0;
+  // What computes, as people call it, threads included: "AMD EPYC 7B13, 16 threads".
+  virtual std::string HardwareName() const = 0;
   // Memory that allocations could take now without taking it from others; an estimate.
   virtual int64_t FreeMemoryBytes() const = 0;
   virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;

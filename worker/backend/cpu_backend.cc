@@ -1,6 +1,7 @@
 #include "worker/backend/cpu_backend.h"
 
 #include <sys/mman.h>
+#include <sys/utsname.h>
 
 #include <cerrno>
 #include <cmath>
@@ -105,6 +106,20 @@ kernels::RopeAngles AnglesAt(const RotaryTables::Angles& angles, int64_t row) {
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int num_threads) : parallel_(num_threads) {}
+
+  std::string HardwareName() const override {
+    // x86 and POWER tell a name, ARM numbers alone: then the architecture must do.
+    std::ifstream cpuinfo("/proc/cpuinfo");
+    std::string name;
+    for (std::string line; name.empty() && std::getline(cpuinfo, line);) {
+      const bool tells = line.rfind("model name", 0) == 0 || line.rfind("cpu\t", 0) == 0;
+      const size_t colon = line.find(": ");
+      if (tells && colon != std::string::npos) name = line.substr(colon + 2);
+    }
+    utsname system;
+    if (name.empty() && uname(&system) == 0) name = system.machine;
+    return absl::StrCat(name, ", ", parallel_.num_threads(), " threads");
+  }
 
   int64_t FreeMemoryBytes() const override {
     std::ifstream meminfo("/proc/meminfo");

@@ -12,6 +12,7 @@
 #include "common/mutex.h"
 #include "longhaul/v1/rank.grpc.pb.h"
 #include "worker/leader/listen_address.h"
+#include "worker/leader/rank_hardware.h"
 #include "worker/step_plan_wire.h"
 
 namespace longhaul::worker::leader {
@@ -36,7 +37,8 @@ absl::StatusOr<RankEvent> FromProto(const v1::RankMessage& message) {
           .host_slots = static_cast<int64_t>(proto.host_slots()),
           .disk_slots = static_cast<int64_t>(proto.disk_slots()),
           .pid = proto.pid(),
-          .host = proto.host()};
+          .host = proto.host(),
+          .hardware = PrintableHardware(proto.hardware())};
       Digest digest;
       if (Digest::FromBytes(proto.model_digest(), &digest)) registration.model_digest = digest;
       return registration;

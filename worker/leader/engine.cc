@@ -32,8 +32,8 @@ void Engine::ReaderLeft(const RequestId& id) { PushReserved(ReaderLeftCommand{id
 
 absl::Status Engine::Drain(absl::Time deadline) { return PushSheddable(DrainCommand{deadline}); }
 
-void Engine::OnGroupUp(uint64_t incarnation, const KvCapacity& capacity) {
-  PushReserved(GroupUpCommand{incarnation, capacity});
+void Engine::OnGroupUp(uint64_t incarnation, const GroupFacts& facts) {
+  PushReserved(GroupUpCommand{incarnation, facts});
 }
 
 void Engine::OnStepDone(uint64_t incarnation, StepResult result) {
@@ -87,7 +87,7 @@ void Engine::Execute(Command command, absl::Time now) {
   } else if (const auto* drain = std::get_if<DrainCommand>(&command)) {
     core_.Drain(drain->deadline);
   } else if (const auto* up = std::get_if<GroupUpCommand>(&command)) {
-    core_.GroupUp(up->incarnation, up->capacity);
+    core_.GroupUp(up->incarnation, up->facts);
   } else if (const auto* done = std::get_if<StepDoneCommand>(&command)) {
     core_.StepDone(done->incarnation, done->result, now);
   } else if (const auto* down = std::get_if<GroupDownCommand>(&command)) {

@@ -34,7 +34,7 @@ class Engine final : public GroupListener {
   void ReaderLeft(const RequestId& id);
   absl::Status Drain(absl::Time deadline);
 
-  void OnGroupUp(uint64_t incarnation, const KvCapacity& capacity) override;
+  void OnGroupUp(uint64_t incarnation, const GroupFacts& facts) override;
   void OnStepDone(uint64_t incarnation, StepResult result) override;
   void OnGroupDown(uint64_t incarnation, absl::Status reason) override;
 
@@ -57,7 +57,7 @@ class Engine final : public GroupListener {
   };
   struct GroupUpCommand {
     uint64_t incarnation;
-    KvCapacity capacity;
+    GroupFacts facts;
   };
   struct StepDoneCommand {
     uint64_t incarnation;

@@ -181,10 +181,10 @@ void EngineCore::Keep(const RequestId& id, int64_t tokens) {
   }
 }
 
-void EngineCore::GroupUp(uint64_t incarnation, const KvCapacity& capacity) {
+void EngineCore::GroupUp(uint64_t incarnation, const GroupFacts& facts) {
   CHECK(incarnation_ == 0) << "group " << incarnation << " up while " << incarnation_ << " is";
   incarnation_ = incarnation;
-  scheduler_.GroupUp(capacity);
+  scheduler_.GroupUp(facts.kv);
 }
 
 void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, absl::Time now) {

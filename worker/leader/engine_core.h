@@ -55,7 +55,7 @@ class EngineCore {
   // Every request fails with `reason`; nothing follows.
   void Stop(const absl::Status& reason, absl::Time now);
 
-  void GroupUp(uint64_t incarnation, const KvCapacity& capacity);
+  void GroupUp(uint64_t incarnation, const GroupFacts& facts);
   void StepDone(uint64_t incarnation, const StepResult& result, absl::Time now);
   // Requests of which no token was delivered start again with the next incarnation, once; others
   // fail.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
+#include "worker/leader/rank_hardware.h"
 
 namespace longhaul::worker::leader {
 namespace {
@@ -199,6 +200,7 @@ void Group::Register(const std::shared_ptr<RankLink>& link, const RankRegistrati
   rank.host_slots = r.host_slots;
   rank.disk_slots = r.disk_slots;
   rank.kv_limit_blocks = std::max(r.kv_capacity_blocks, r.kv_limit_blocks);
+  rank.hardware = r.hardware;
   rank.last_heard = clock_.Now();
   LOG(INFO) << "event=rank_registered rank=" << r.rank << " incarnation=" << incarnation_
             << " host=" << r.host << " pid=" << r.pid
@@ -231,10 +233,13 @@ void Group::StartRegisteredRanks() {
     return static_cast<int32_t>(count);
   };
   const int32_t disk_slots = least(&Rank::disk_slots);
-  capacity_ = {.blocks = kv_blocks_,
+  facts_.kv = {.blocks = kv_blocks_,
                .host_slots = least(&Rank::host_slots),
                .disk_slots = disk_slots,
-               .disk_kept = was_up_ && disk_slots == capacity_.disk_slots};
+               .disk_kept = was_up_ && disk_slots == facts_.kv.disk_slots};
+  std::vector<std::string> hardware;
+  for (const Rank& rank : ranks_) hardware.push_back(rank.hardware);
+  facts_.hardware = GroupHardware(hardware);
   for (int32_t i = 0; i < world_size(); ++i) {
     const GroupShape::Layers layers = options_.shape.LayersOf(i);
     ranks_[i].link->SendStart({.incarnation = incarnation_,
@@ -243,8 +248,8 @@ void Group::StartRegisteredRanks() {
                                .layer_begin = layers.begin,
                                .layer_end = layers.end,
                                .kv_blocks = kv_blocks_,
-                               .host_slots = capacity_.host_slots,
-                               .disk_slots = capacity_.disk_slots});
+                               .host_slots = facts_.kv.host_slots,
+                               .disk_slots = facts_.kv.disk_slots});
   }
 }
 
@@ -262,10 +267,11 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   steps_.clear();
   first_step_ = 1;
   LOG(INFO) << "event=group_up incarnation=" << incarnation_ << " ranks=" << world_size()
-            << " kv_blocks=" << kv_blocks_ << " host_slots=" << capacity_.host_slots
-            << " disk_slots=" << capacity_.disk_slots << " load_seconds=" << started.load_seconds
-            << " weight_bytes=" << started.weight_bytes << " kv_bytes=" << started.kv_bytes;
-  listener_->OnGroupUp(incarnation_, capacity_);
+            << " kv_blocks=" << kv_blocks_ << " host_slots=" << facts_.kv.host_slots
+            << " disk_slots=" << facts_.kv.disk_slots << " load_seconds=" << started.load_seconds
+            << " weight_bytes=" << started.weight_bytes << " kv_bytes=" << started.kv_bytes
+            << " hardware=\"" << facts_.hardware << "\"";
+  listener_->OnGroupUp(incarnation_, facts_);
   if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
 }
 

@@ -110,6 +110,7 @@ class Group final : public PlanSink {
     int64_t host_slots = 0;
     int64_t disk_slots = 0;
     int64_t kv_limit_blocks = 0;
+    std::string hardware;
     absl::Time last_heard;  // launch, then every message
   };
   // A stream whose first message has not come.
@@ -172,7 +173,7 @@ class Group final : public PlanSink {
   absl::Time up_since_;
   absl::Time restart_at_;
 
-  KvCapacity capacity_;  // of the ranks that are starting or up
+  GroupFacts facts_;  // of the ranks that are starting or up
 
   std::atomic<int32_t> kv_blocks_ = 0;  // written by the group thread
   BoundedQueue<Command> commands_;

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "worker/leader/kv_capacity.h"
+#include "worker/leader/group_facts.h"
 #include "worker/step_plan.h"
 
 namespace longhaul::worker::leader {
@@ -29,7 +29,7 @@ class PlanSink {
 class GroupListener {
  public:
   virtual ~GroupListener() = default;
-  virtual void OnGroupUp(uint64_t incarnation, const KvCapacity& capacity) = 0;
+  virtual void OnGroupUp(uint64_t incarnation, const GroupFacts& facts) = 0;
   virtual void OnStepDone(uint64_t incarnation, StepResult result) = 0;
   virtual void OnGroupDown(uint64_t incarnation, absl::Status reason) = 0;
 };

@@ -27,6 +27,7 @@ struct RankRegistration {
   int64_t disk_slots = 0;
   int64_t pid = 0;
   std::string host;
+  std::string hardware;  // printable, short
 };
 // Weights are loaded, KV is allocated.
 struct RankStarted {

@@ -110,6 +110,7 @@ class ControlStream::Impl {
     proto->set_disk_slots(static_cast<uint64_t>(registration.disk_slots));
     proto->set_pid(getpid());
     proto->set_host(HostName());
+    proto->set_hardware(registration.hardware);
     stream_->Write(message);  // a failure shows in Run as the stream's end
     writer_ = std::thread([this] { WriteAll(); });
     return absl::OkStatus();

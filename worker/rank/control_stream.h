@@ -24,6 +24,7 @@ struct Registration {
   int64_t kv_limit_blocks = 0;  // at least the capacity
   int64_t host_slots = 0;       // KV blocks that can be kept off the device
   int64_t disk_slots = 0;
+  std::string hardware;  // a short name
 };
 
 // The rank's place in its group, checked for being possible by itself.

@@ -113,6 +113,7 @@ class Worker {
     return offload_;
   }
 
+  std::string hardware() const { return backend_->HardwareName(); }
   const StepProgress& progress() const { return progress_; }
   const std::shared_ptr<prometheus::Registry>& registry() const { return metrics_.registry(); }
 
@@ -298,7 +299,8 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
                                   .kv_capacity_blocks = budget.capacity,
                                   .kv_limit_blocks = budget.limit,
                                   .host_slots = offload.host_slots,
-                                  .disk_slots = offload.disk_slots};
+                                  .disk_slots = offload.disk_slots,
+                                  .hardware = worker.hardware()};
   auto opened = ControlStream::Open(config.control, registration, worker.progress(),
                                     absl::Now() + kDialTimeout, stop);
   if (stop.stop_requested()) return absl::OkStatus();
