@@ -243,9 +243,13 @@ void PrefixCache::Queue(const CachedBlock& cached, Tier from, Tier to, int32_t t
                        .from_index = static_cast<uint32_t>(cached.slot(from)),
                        .to = to,
                        .to_index = static_cast<uint32_t>(to_slot)};
+  const uint64_t source = from == Tier::kDevice ? 0 : FilledBy(from, move.from_index);
   FilledBy(to, move.to_index) = next_move_;
-  queued_.push_back(
-      {.move = move, .number = next_move_++, .identity = cached.identity, .previous = previous});
+  queued_.push_back({.move = move,
+                     .number = next_move_++,
+                     .source = source,
+                     .identity = cached.identity,
+                     .previous = previous});
 }
 
 int32_t PrefixCache::Restore(const Digest& root, std::span<const TokenId> tokens,
@@ -295,17 +299,27 @@ void PrefixCache::MovesDone(StepId step, std::span<const int32_t> failed) {
     CHECK(failed.empty()) << "step=" << step << " had no moves";
     return;
   }
-  const Batch batch = std::move(batches_.front());
+  Batch batch = std::move(batches_.front());
   batches_.pop_front();
   for (size_t i = 0; i < batch.moves.size(); ++i) {
-    const bool has_failed = std::ranges::find(failed, static_cast<int32_t>(i)) != failed.end();
     const Move& move = batch.moves[i];
+    const bool has_failed =
+        move.void_source || std::ranges::find(failed, static_cast<int32_t>(i)) != failed.end();
+    if (has_failed) {
+      Spoil(move.number, batch.moves);
+      for (Batch& later : batches_) Spoil(move.number, later.moves);
+      Spoil(move.number, queued_);
+    }
     if (move.move.to == Tier::kDevice) {
       RestoreDone(move, has_failed);
     } else if (has_failed) {
       DropTarget(move);
     }
   }
+}
+
+void PrefixCache::Spoil(uint64_t number, std::span<Move> moves) {
+  for (Move& move : moves) move.void_source = move.void_source || move.source == number;
 }
 
 void PrefixCache::DropTarget(const Move& move) {

@@ -107,7 +107,8 @@ class PrefixCache {
   std::vector<KvMove> TakeMoves(StepId step);
   bool has_moves() const { return !queued_.empty(); }
   // The step, whose plan had these moves or none, has retired. `failed`: indices of those that did
-  // not happen on some rank. Their target holds nothing; copying from there fails too.
+  // not happen on some rank. What their targets hold is not believed, nor what other moves, on
+  // their way already, have copied or will copy from there.
   void MovesDone(StepId step, std::span<const int32_t> failed);
 
   PrefixChanges TakeChanges() { return index_.TakeChanges(); }
@@ -133,6 +134,8 @@ class PrefixCache {
   struct Move {
     KvMove move;
     uint64_t number = 0;              // from 1
+    uint64_t source = 0;              // number of the move that filled what it copies; 0 = none
+    bool void_source = false;         // that one has failed
     Digest identity;                  // of what it copies
     std::optional<BlockId> previous;  // of a restored block: the one before it in its sequence
   };
@@ -169,6 +172,8 @@ class PrefixCache {
   // What the move was to bring there is not there.
   void DropTarget(const Move& move);
   void RestoreDone(const Move& move, bool failed);
+  // The move has failed, and so will those on their way that copy its target.
+  void Spoil(uint64_t number, std::span<Move> moves);
 
   PrefixIndex index_;
   std::vector<Block> blocks_;                                      // by id

@@ -129,6 +129,22 @@ TEST_F(PrefixTiersTest, AFailedWriteDropsTheEntry) {
   EXPECT_EQ(cache.num_cached(Tier::kHost), 1);
 }
 
+// A store that failed may leave what the slot held before, which reads well.
+TEST_F(PrefixTiersTest, WhatWasRestoredFromAFailedWriteIsNotBelieved) {
+  PrefixCache cache(1, {.disk = 1});
+  const std::vector<TokenId> text = Text(0, 1);
+  RunAndEnd(cache, text);
+  Displace(cache);
+  cache.TakeMoves(1);
+  ASSERT_OK_AND_ASSIGN(const std::vector<BlockId> blocks, cache.Allocate(1));
+  EXPECT_EQ(cache.Restore(kRoot, text, blocks, 0, 1), 1);
+  cache.TakeMoves(2);
+  cache.MovesDone(1, std::vector<int32_t>{0});
+  cache.MovesDone(2, {});
+  EXPECT_FALSE(cache.complete(blocks[0]) || cache.restoring(blocks[0]));
+  EXPECT_EQ(Cached(cache, text), 0);
+}
+
 TEST_F(PrefixTiersTest, AFailedRestoreDropsTheEntryAndTheSequenceComputesFromThere) {
   PrefixCache cache(3, {.host = 3});
   const std::vector<TokenId> text = Text(0, 3);
