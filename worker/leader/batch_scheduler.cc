@@ -197,6 +197,10 @@ void BatchScheduler::AddPrefills(Draft& draft, const CostCoefficients& cost) {
                    [](const Sequence* a, const Sequence* b) { return RestOf(*a) < RestOf(*b); });
   StepBudget share = draft.budget.Half();
   for (Sequence* s : passing) {
+    if (!pool_.Refresh(*s)) {
+      std::erase(in_line, s);
+      continue;
+    }
     const int64_t begin = s->planned_tokens;
     int64_t tokens = share.TokensBehind(begin, IsScored(*s));
     if (s == passing.front()) {
@@ -214,6 +218,7 @@ void BatchScheduler::AddPrefills(Draft& draft, const CostCoefficients& cost) {
       ContinueCut(s == &first, draft);
       continue;
     }
+    if (!pool_.Refresh(*s)) continue;
     // Less than a block may be left; a shorter rest of another may still fit.
     const int64_t tokens = draft.budget.TokensBehind(s->planned_tokens, IsScored(*s));
     const int64_t count = planner_.NextChunk(s->planned_tokens, s->known_tokens(), tokens, cost);

@@ -21,8 +21,9 @@ struct Request {
   absl::Time arrival = absl::InfinitePast();
   absl::Time deadline = absl::InfiniteFuture();
   std::optional<absl::Duration>
-      detach_ttl;           // runs on, and keeps events, this long without a reader
-  std::string tenant_salt;  // 0 or 16 bytes
+      detach_ttl;             // runs on, and keeps events, this long without a reader
+  std::string tenant_salt;    // 0 or 16 bytes
+  bool shares_prefix = true;  // its KV may be reused, and may be what others left
 
   int64_t prompt_tokens() const { return static_cast<int64_t>(prompt.size()); }
 };

@@ -130,16 +130,18 @@ void SequencePool::Forget(Sequence& sequence) {
 
 bool SequencePool::Reuses(const Sequence& s) const {
   // Each row of a prompt whose logprobs are asked for must run.
-  return limits_.prefix_caching && !s.request.sampling.prompt_logprobs.has_value();
+  return limits_.prefix_caching && s.request.shares_prefix &&
+         !s.request.sampling.prompt_logprobs.has_value();
+}
+
+PrefixCache::Match SequencePool::Lookup(const Sequence& s) {
+  // The last known token is run whatever is cached: its logits are wanted.
+  return cache_.Acquire(s.prefix_root, KnownTokens(s, 0, s.known_tokens()).get(),
+                        s.known_tokens() - 1);
 }
 
 bool SequencePool::TakeCached(Sequence& s) {
-  // The last known token is run whatever is cached: its logits are wanted.
-  PrefixCache::Match match = {.last = s.prefix_root};
-  if (Reuses(s)) {
-    match = cache_.Acquire(s.prefix_root, KnownTokens(s, 0, s.known_tokens()).get(),
-                           s.known_tokens() - 1);
-  }
+  PrefixCache::Match match = Reuses(s) ? Lookup(s) : PrefixCache::Match{.last = s.prefix_root};
   const auto num_cached = static_cast<int32_t>(match.blocks.size());
   const int32_t needed = BlocksFor(s.known_tokens()) - num_cached;
   // Starting one more only to preempt it when the others grow would be waste.
@@ -172,6 +174,27 @@ void SequencePool::Restored(Sequence& s) {
   s.planned_tokens = s.processed_tokens = s.cached_tokens;
   if (s.preemptions == 0 && s.replays == 0) s.cached_prompt_tokens = s.cached_tokens;
   s.most_processed = std::max(s.most_processed, s.cached_tokens);
+}
+
+bool SequencePool::Refresh(Sequence& s) {
+  if (s.told || s.restore_end > 0 || !Reuses(s)) return true;
+  PrefixCache::Match match = Lookup(s);
+  const auto more = static_cast<int32_t>(match.blocks.size() - s.blocks.size());
+  if (more > 0) {
+    std::swap(s.blocks, match.blocks);
+    s.published = match.last;
+    s.published_blocks = static_cast<int32_t>(s.blocks.size());
+    s.promised_blocks -= more;
+    promised_ -= more;
+    Restored(s);
+  }
+  cache_.Release(match.blocks);
+  return std::ranges::none_of(running_, [&s](const Sequence* r) {
+    if (r == &s || r->plans_in_flight == 0 || r->prefix_root != s.prefix_root) return false;
+    const auto end = std::ranges::mismatch(r->request.prompt, s.request.prompt).in2;
+    const int64_t common = std::min<int64_t>(end - s.request.prompt.begin(), s.known_tokens() - 1);
+    return common / kKvBlockTokens * kKvBlockTokens > r->processed_tokens;
+  });
 }
 
 void SequencePool::StartWaiting() {
@@ -275,7 +298,7 @@ void SequencePool::Preempt(Sequence& s) {
 void SequencePool::Processed(Sequence& s, int64_t end) {
   s.processed_tokens = end;
   s.most_processed = std::max(s.most_processed, end);
-  if (!limits_.prefix_caching) return;
+  if (!limits_.prefix_caching || !s.request.shares_prefix) return;
   for (; int64_t{s.published_blocks + 1} * kKvBlockTokens <= end; ++s.published_blocks) {
     const int64_t begin = int64_t{s.published_blocks} * kKvBlockTokens;
     s.published = cache_.Publish(s.published_blocks == 0 ? s.prefix_root : s.published,

@@ -55,6 +55,10 @@ class SequencePool {
   // It waits and runs no longer.
   void End(Sequence& sequence);
 
+  // Before the first rows of `sequence` are planned: takes what has been cached since it started.
+  // False: it should wait, because a plan in flight computes more of what they have in common.
+  bool Refresh(Sequence& sequence);
+
   // Gives `sequence` the blocks of positions [0, end). False: it must wait for others, either to
   // end or until a plan that names them retires. Never for its known tokens as of its start.
   bool Grow(Sequence& sequence, int64_t end);
@@ -96,6 +100,7 @@ class SequencePool {
   // False, and nothing has changed, if there are not enough blocks.
   bool Start(Sequence& sequence);
   bool Reuses(const Sequence& sequence) const;
+  PrefixCache::Match Lookup(const Sequence& sequence);
   bool TakeCached(Sequence& sequence);
   // Moves its start behind the blocks that have been brought back.
   void Restored(Sequence& sequence);

@@ -173,6 +173,36 @@ TEST_F(SequencePoolTest, ACancelledPrefillGoesOnFromItsFinishedBlocks) {
   RunAll();
 }
 
+// As with a request of several choices, or several questions about one document.
+TEST_F(SequencePoolTest, WhatSeveralHaveInCommonIsComputedOnce) {
+  for (const int32_t stages : {1, 2, 4}) {
+    SchedulerLimits limits = Limits();
+    limits.num_stages = limits.max_plans_in_flight = stages;
+    Make(limits, {.blocks = 200});
+    const std::vector<TokenId> document = RandomTokens(6000);
+    for (int i = 0; i < 5; ++i) {
+      std::vector<TokenId> prompt = document;
+      const std::vector<TokenId> question = RandomTokens(20 + 100 * i);
+      prompt.insert(prompt.end(), question.begin(), question.end());
+      Add(std::move(prompt), 3);
+    }
+    Add(RandomTokens(3000), 2);  // does not wait with them
+    RunAll();
+    EXPECT_LT(ranks_->rows_run(), 6000 + 3000 + 5 * (112 + 420 + 3) + 2);
+  }
+}
+
+TEST_F(SequencePoolTest, NobodyWaitsForACancelledOne) {
+  Make(Limits(), {.blocks = 200});
+  const std::vector<TokenId> document = RandomTokens(9000);
+  Sequence& first = Add(document, 3);
+  Add(document, 3);
+  Step();
+  scheduler_->End(first);
+  RunAll();
+  EXPECT_EQ(ranks_->rows_run(), 9002);
+}
+
 TEST_F(SequencePoolTest, ATenantsBlocksAreItsOwn) {
   Make(Limits(), {.blocks = 100});
   const std::vector<TokenId> prompt = RandomTokens(1000);
