@@ -109,6 +109,13 @@ std::vector<std::string> FakeRank::violations() const {
   return violations_;
 }
 
+FakeRank::Entries FakeRank::WaitForEntries(size_t count) const {
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  MutexLock lock(mutex_);
+  while (entries_.size() < count && absl::Now() < deadline) changed_.WaitUntil(mutex_, deadline);
+  return entries_;
+}
+
 bool FakeRank::WaitForPlans(size_t count, absl::Time deadline) const {
   MutexLock lock(mutex_);
   while (plans_.size() < count) {
@@ -131,6 +138,7 @@ std::string FakeRank::end() const {
 }
 
 void FakeRank::Read() {
+  absl::SleepFor(options_.register_delay);
   v1::RankMessage registration;
   v1::Register* proto = registration.mutable_register_();
   proto->set_secret(options_.secret);
@@ -138,8 +146,15 @@ void FakeRank::Read() {
   proto->set_rank(options_.rank);
   proto->set_model_digest(options_.model_digest.ToBytes());
   proto->set_kv_capacity_blocks(options_.kv_capacity_blocks);
+  proto->set_kv_limit_blocks(options_.kv_limit_blocks);
   proto->set_host("fake");
   stream_->Write(registration);
+  for (const auto& [key, value] : options_.rendezvous) {
+    v1::RankMessage entry;
+    entry.mutable_rendezvous()->set_key(key);
+    entry.mutable_rendezvous()->set_value(value);
+    stream_->Write(entry);
+  }
   v1::LeaderMessage message;
   while (stream_->Read(&message)) {
     if (message.has_start()) {
@@ -150,6 +165,10 @@ void FakeRank::Read() {
         answer.mutable_failed()->set_message(options_.fail_start);
       }
       stream_->Write(answer);
+    } else if (message.has_rendezvous()) {
+      MutexLock lock(mutex_);
+      entries_.emplace_back(message.rendezvous().key(), message.rendezvous().value());
+      changed_.SignalAll();
     } else if (message.has_plan()) {
       absl::StatusOr<StepPlan> plan = worker::FromProto(message.plan());
       MutexLock lock(mutex_);
@@ -226,8 +245,8 @@ StepResult FakeRank::ExecutePlan(const StepPlan& plan) {
       Check(static_cast<int64_t>(state.table.size()) * kKvBlockTokens >= state.position,
             "the block table is too short");
       result.seconds += options_.seconds_per_token * static_cast<double>(slice.token_ids.size());
-      ScorePrompt(slice, state, result);
-      if (!slice.sample) continue;
+      if (options_.samples) ScorePrompt(slice, state, result);
+      if (!slice.sample || !options_.samples) continue;
       if (!fail_next_.empty()) {
         result.errors.push_back({slice.sequence_id, std::exchange(fail_next_, "")});
         continue;
@@ -296,9 +315,11 @@ class FakeRankProcess final : public worker::leader::RankProcess {
 absl::StatusOr<std::unique_ptr<worker::leader::RankProcess>> FakeRankLauncher::Launch(
     int32_t rank, const std::string& control_address) {
   MutexLock lock(mutex_);
-  FakeRank::Options options = options_;
+  const auto own = options_of_.find(rank);
+  FakeRank::Options options = own == options_of_.end() ? options_ : own->second;
   options.rank = static_cast<uint32_t>(rank);
   ranks_.push_back(std::make_shared<FakeRank>(options, control_address));
+  newest_[rank] = ranks_.back();
   changed_.SignalAll();
   return std::make_unique<FakeRankProcess>(ranks_.back());
 }
@@ -306,6 +327,16 @@ absl::StatusOr<std::unique_ptr<worker::leader::RankProcess>> FakeRankLauncher::L
 void FakeRankLauncher::SetOptions(const FakeRank::Options& options) {
   MutexLock lock(mutex_);
   options_ = options;
+}
+
+void FakeRankLauncher::SetOptionsOf(int32_t rank, const FakeRank::Options& options) {
+  MutexLock lock(mutex_);
+  options_of_[rank] = options;
+}
+
+std::shared_ptr<FakeRank> FakeRankLauncher::Newest(int32_t rank) const {
+  MutexLock lock(mutex_);
+  return newest_.at(rank);
 }
 
 std::shared_ptr<FakeRank> FakeRankLauncher::WaitForLaunch(size_t launches) {

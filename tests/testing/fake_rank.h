@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -20,16 +21,21 @@ namespace longhaul::testing {
 // -p, its n-th alternative token n with -n. Can be told to misbehave. Thread-safe.
 class FakeRank {
  public:
+  using Entries = std::vector<std::pair<std::string, std::string>>;  // key, value
   struct Options {
     std::string secret = "secret";
     Digest model_digest = {1, 2};
     uint32_t protocol_version = kProtocolVersion;
     uint32_t rank = 0;
     int64_t kv_capacity_blocks = 1000;
+    int64_t kv_limit_blocks = 0;  // 0 = the capacity
     int32_t vocab_size = 1000;
     absl::Duration step_time;         // each step takes this long
     double seconds_per_token = 1e-6;  // reported, for the leader's cost model
     std::string fail_start;           // not empty: RankFailed with this message instead of Started
+    bool samples = true;              // false: another rank of the group does
+    absl::Duration register_delay;    // before it registers
+    Entries rendezvous;               // told right after it registered
   };
 
   // Dials `control_address` and registers, from threads of its own.
@@ -55,6 +61,8 @@ class FakeRank {
   // What the leader did that a rank must not see: gaps, unknown sequences, short tables.
   std::vector<std::string> violations() const EXCLUDES(mutex_);
 
+  // Rendezvous entries that the leader relayed so far; waits for `count`, at most 10 s.
+  Entries WaitForEntries(size_t count) const EXCLUDES(mutex_);
   bool WaitForPlans(size_t count, absl::Time deadline) const EXCLUDES(mutex_);
   // True once the stream is over, with its gRPC status text ("" for OK).
   bool WaitForEnd(absl::Time deadline) const EXCLUDES(mutex_);
@@ -90,6 +98,7 @@ class FakeRank {
   std::string fail_next_ GUARDED_BY(mutex_);
   std::optional<TokenId> sample_next_ GUARDED_BY(mutex_);
   std::vector<worker::StepPlan> plans_ GUARDED_BY(mutex_);
+  Entries entries_ GUARDED_BY(mutex_);
   size_t executed_ GUARDED_BY(mutex_) = 0;
   std::map<SequenceId, SequenceState> sequences_ GUARDED_BY(mutex_);
   std::vector<std::string> violations_ GUARDED_BY(mutex_);
@@ -105,14 +114,20 @@ class FakeRankLauncher final : public worker::leader::RankLauncher {
 
   // For the launches to come.
   void SetOptions(const FakeRank::Options& options) EXCLUDES(mutex_);
+  // The same for one rank; its options are not the others' from now on.
+  void SetOptionsOf(int32_t rank, const FakeRank::Options& options) EXCLUDES(mutex_);
   // The newest rank; waits for the `launches`-th launch.
   std::shared_ptr<FakeRank> WaitForLaunch(size_t launches) EXCLUDES(mutex_);
   size_t launches() const EXCLUDES(mutex_);
+  // The newest with this number, which was launched.
+  std::shared_ptr<FakeRank> Newest(int32_t rank) const EXCLUDES(mutex_);
 
  private:
   mutable Mutex mutex_;
   CondVar changed_;
   FakeRank::Options options_ GUARDED_BY(mutex_);
+  std::map<int32_t, FakeRank::Options> options_of_ GUARDED_BY(mutex_);
+  std::map<int32_t, std::shared_ptr<FakeRank>> newest_ GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<FakeRank>> ranks_ GUARDED_BY(mutex_);
 };
 

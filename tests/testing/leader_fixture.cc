@@ -72,7 +72,7 @@ LeaderFixture::LeaderFixture() {
             .max_position_embeddings = 200'000,
             .end_tokens = {999},
             .digest = rank_options_.model_digest,
-            .prefix_root = {3, 4}};
+            .prefix = {.root = {3, 4}}};
 }
 
 LeaderFixture::~LeaderFixture() {
