@@ -320,13 +320,15 @@ void ExpectAllRanksEnd(RankGroup::Connect connect) {
   std::mt19937_64 random = FreshRandom();
   ASSERT_OK_AND_ASSIGN(const auto group, MakeGroup(model, 2, {0, 2, 5}, std::move(connect)));
   const int stopped = static_cast<int>(Uniform(random, 0, 3));
+  const absl::Duration delay = absl::Milliseconds(Uniform(random, 0, 20));
+  const auto plans =
+      RandomPlans(model.sequences, model.num_layers, model.num_blocks, /*first_step=*/1, random);
   std::thread stopper([&] {
-    absl::SleepFor(absl::Milliseconds(Uniform(random, 0, 20)));
+    absl::SleepFor(delay);
     group->Stop(stopped);
   });
   const absl::Time begin = absl::Now();
-  const auto outcome = group->Run(
-      RandomPlans(model.sequences, model.num_layers, model.num_blocks, /*first_step=*/1, random));
+  const auto outcome = group->Run(plans);
   stopper.join();
   EXPECT_LT(absl::Now() - begin, absl::Seconds(10));
   EXPECT_THAT(outcome.status(), StatusIs(absl::StatusCode::kCancelled, ::testing::_));
