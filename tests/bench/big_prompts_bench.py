@@ -18,16 +18,16 @@ import http.client
 import json
 import pathlib
 import statistics
-import subprocess
 import threading
 import time
+
+from bench_cluster import Cluster
 
 # 5.7 bytes a token in the demo's vocabulary: 5 MB stay below its 1,048,576 tokens.
 SENTENCE = ("Some special information hidden within the following documentation: "
             "remember the irrelevant important text. ")
 HEALTH_PERIOD, REQUEST_PERIOD = 0.1, 1.0
 BEFORE_SECONDS = AFTER_SECONDS = 5.0
-PROGRAMS = ("longhaul-router", "longhaul-worker leader", "longhaul-worker rank")
 
 
 class Poll:
@@ -69,56 +69,16 @@ class Poll:
             self._open.clear()
 
 
-class Cluster:
-    def __init__(self, arguments):
-        flags = ["--max-model-len", str(arguments.max_model_len)] if arguments.max_model_len else []
-        self.log = collections.deque(maxlen=50)
-        self.refusal = None  # of the last one-token request that was refused
-        self.process = subprocess.Popen(
-            [arguments.bin / "longhaul", "serve", arguments.model, "--port", "0", "--grpc-port", "0", *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True).start()
-        line = self.process.stdout.readline()
-        if not line.startswith("ready "):
-            raise SystemExit("not ready:\n" + "".join(self.log))
-        words = dict(word.split("=", 1) for word in line.split()[1:])
-        self.model, self.address = words["model"], words["rest"].split("//")[1].removesuffix("/v1")
-        self.pids = {}
-        below = [self.process.pid]
-        while below:
-            for children in pathlib.Path(f"/proc/{below.pop()}/task").glob("*/children"):
-                for pid in children.read_text().split():
-                    below.append(pid)
-                    command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    self.pids.update({name: pid for name in PROGRAMS if name in command})
-
-    def peak_mib(self, name):
-        for line in pathlib.Path(f"/proc/{self.pids[name]}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError("no VmHWM")
-
-    def connect(self):
-        return http.client.HTTPConnection(self.address, timeout=600)
-
-    def health(self):
-        connection = self.connect()
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-        connection.close()
-        return status == 200
-
-    def one_token(self, arguments):
-        connection = self.connect()
-        connection.request("POST", "/v1/chat/completions", json.dumps(
-            {"model": self.model, "max_tokens": 1, "priority": arguments.priority, "timeout": arguments.timeout,
-             "messages": [{"role": "user", "content": "What is the pass key?"}]}))
-        reply = connection.getresponse()
-        body = reply.read()
-        connection.close()
-        if reply.status != 200:
-            self.refusal = json.loads(body)["error"]["message"]
-        return reply.status == 200
+def one_token(cluster, arguments):
+    """Whether it was answered, or the error that refused it."""
+    connection = cluster.connect()
+    connection.request("POST", "/v1/chat/completions", json.dumps(
+        {"model": cluster.model, "max_tokens": 1, "priority": arguments.priority, "timeout": arguments.timeout,
+         "messages": [{"role": "user", "content": "What is the pass key?"}]}))
+    reply = connection.getresponse()
+    body = reply.read()
+    connection.close()
+    return None if reply.status == 200 else json.loads(body)["error"]["message"]
 
 
 class BigPrompt:
@@ -191,19 +151,25 @@ def main():
     parser.add_argument("--timeout", type=float, default=3600)
     parser.add_argument("--priority", type=int, default=0)
     arguments = parser.parse_args()
-    cluster = Cluster(arguments)
-    polls = {}
+    flags = ["--max-model-len", str(arguments.max_model_len)] if arguments.max_model_len else []
+    cluster = Cluster(arguments.bin, arguments.model, *flags)
+    polls, refusals = {}, []
+
+    def ask_one_token():
+        refusals.extend(filter(None, [refusal := one_token(cluster, arguments)]))
+        return refusal is None
+
     try:
-        cluster.one_token(arguments)
+        ask_one_token()
         polls = {"/health": Poll(cluster.health, HEALTH_PERIOD),
-                 "one token": Poll(lambda: cluster.one_token(arguments), REQUEST_PERIOD)}
+                 "one token": Poll(ask_one_token, REQUEST_PERIOD)}
         time.sleep(BEFORE_SECONDS)
         sent = time.monotonic()
         text = SENTENCE * (arguments.bytes // len(SENTENCE))
         prompts = [BigPrompt(cluster, f"Number {i}. {text}") for i in range(arguments.prompts)]
         time.sleep(arguments.seconds)
         states = collections.Counter(prompt.state for prompt in prompts)
-        peaks = {name: cluster.peak_mib(name) for name in PROGRAMS}
+        peaks = {name: cluster.peak_mib(name) for name in cluster.PROGRAMS}
         for prompt in prompts:
             prompt.cancel()
         over = time.monotonic()
@@ -217,8 +183,8 @@ def main():
                 print(f"| {name} | {when} | {shown([s for s in poll.samples if begin <= s[0] < end])} |")
         for state, count in states.items():
             print(f"{count} prompts of {arguments.bytes:,} bytes: {state}")
-        if cluster.refusal:
-            print("one-token requests refused:", cluster.refusal)
+        if refusals:
+            print("one-token requests refused:", refusals[-1])
         known = [prompt.seconds for prompt in prompts if prompt.seconds]
         if known:
             print(f"first word about {len(known)} of them after {min(known):.2f} to {max(known):.2f} s")
@@ -227,8 +193,7 @@ def main():
     finally:
         for poll in polls.values():
             poll.end()
-        cluster.process.terminate()
-        cluster.process.wait(timeout=60)
+        cluster.stop()
 
 
 if __name__ == "__main__":

@@ -99,6 +99,10 @@ def worker(cluster):
 
 @pytest.fixture(scope="session")
 def stubs():
+    return make_stubs()
+
+
+def make_stubs():
     """Python stubs made from the protos alone."""
     folder = pathlib.Path(os.environ["LONGHAUL_STUB_DIR"])
     folder.mkdir(parents=True, exist_ok=True)
