@@ -167,7 +167,9 @@ absl::StatusOr<ServedModel> Leader::DescribeModel() const {
                      .kv_blocks = kv_blocks,
                      .max_waiting_long = 1,
                      .long_prompt_tokens = config_.long_prompt_tokens,
-                     .max_prompt_logprobs_tokens = config_.max_prompt_logprobs_tokens};
+                     .max_prompt_logprobs_tokens = config_.max_prompt_logprobs_tokens,
+                     .tensor_parallel_size = model_.shape.tensor_parallel_size(),
+                     .pipeline_parallel_size = model_.shape.pipeline_parallel_size()};
 }
 
 void Leader::Stop() {

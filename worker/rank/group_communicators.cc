@@ -41,8 +41,9 @@ absl::Status GroupCommunicators::Connect(const GroupShape& shape, int32_t rank,
   };
   ASSIGN_OR_RETURN(tensor_,
                    make(shape.tensor_parallel_size(), shard, absl::StrCat("tensor", stage)));
-  ASSIGN_OR_RETURN(pipeline_,
+  ASSIGN_OR_RETURN(std::unique_ptr<comm::Communicator> pipeline,
                    make(shape.pipeline_parallel_size(), stage, absl::StrCat("pipeline", shard)));
+  pipeline_ = std::make_unique<MeteredCommunicator>(std::move(pipeline), clock_);
   MutexLock lock(mutex_);
   abortable_[0] = tensor_.get();
   abortable_[1] = pipeline_.get();

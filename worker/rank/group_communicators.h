@@ -2,12 +2,16 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
 #include "common/mutex.h"
 #include "worker/comm/communicator.h"
 #include "worker/comm/rendezvous_store.h"
 #include "worker/group_shape.h"
+#include "worker/rank/metered_communicator.h"
 
 namespace longhaul::worker::rank {
 
@@ -22,7 +26,9 @@ class GroupCommunicators {
     std::string interface;  // a network interface, if not empty
   };
 
-  explicit GroupCommunicators(Options options) : options_(std::move(options)) {}
+  // `clock` is borrowed.
+  GroupCommunicators(Options options, const Clock& clock)
+      : options_(std::move(options)), clock_(clock) {}
 
   // Takes the place of `rank` in the group, once; waits for the others to come. Errors: those of
   // MakeGlooCommunicator; kUnavailable after Abort.
@@ -32,6 +38,8 @@ class GroupCommunicators {
   // After Connect. tensor(): one rank a shard, in order; pipeline(): one a stage.
   comm::Communicator& tensor() { return *tensor_; }
   comm::Communicator& pipeline() { return *pipeline_; }
+  // How long pipeline() waited for other stages so far.
+  absl::Duration waited() const { return pipeline_->waited(); }
 
   // Whether a peer is lost. Cheap.
   absl::Status Poll();
@@ -41,9 +49,10 @@ class GroupCommunicators {
 
  private:
   const Options options_;
+  const Clock& clock_;
   // Written by Connect, with the lock because Abort may come meanwhile.
   std::unique_ptr<comm::Communicator> tensor_;
-  std::unique_ptr<comm::Communicator> pipeline_;
+  std::unique_ptr<MeteredCommunicator> pipeline_;
   Mutex mutex_;
   bool aborted_ GUARDED_BY(mutex_) = false;
   comm::Communicator* abortable_[2] GUARDED_BY(mutex_) = {};  // the two above, once they exist

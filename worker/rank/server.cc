@@ -77,7 +77,7 @@ class Worker {
                   .dtype = config.kv_cache_dtype == "bf16" ? backend::KvDType::kBFloat16
                                                            : backend::KvDType::kFloat32},
         backend_(backend::MakeCpuBackend(ThreadsOf(config))),
-        communicators_({.host = config.comm_host, .interface = config.comm_interface}),
+        communicators_({.host = config.comm_host, .interface = config.comm_interface}, clock_),
         work_(kMaxPlans) {}
 
   // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv.
@@ -231,9 +231,13 @@ class Worker {
 
   absl::Status Execute(const StepPlan& plan, ControlStream& stream) {
     progress_.Begin(plan.step_id);
+    const absl::Duration waited = communicators_.waited();
     absl::StatusOr<StepResult> result = executor_->Execute(plan, stop_);
     progress_.End();
     RETURN_IF_ERROR(result);
+    // What a stage waits for the others is not its time.
+    result->seconds =
+        std::max(0.0, result->seconds - absl::ToDoubleSeconds(communicators_.waited() - waited));
     metrics_.StepExecuted(plan, *result, executor_->num_sequences());
     return stream.SendStepDone(*result);
   }
