@@ -51,6 +51,7 @@ void PrefixCache::GroupDown() {
     }
   }
   batches_.clear();
+  num_moves_down_ = 0;
   for (BlockId block = 0; block < num_blocks(); ++block) {
     CachedBlock* cached = index_.In(Tier::kDevice, block);
     if (cached != nullptr && blocks_[Index(block)].references > 0) {
@@ -245,6 +246,7 @@ void PrefixCache::Queue(const CachedBlock& cached, Tier from, Tier to, int32_t t
                        .to_index = static_cast<uint32_t>(to_slot)};
   const uint64_t source = from == Tier::kDevice ? 0 : FilledBy(from, move.from_index);
   FilledBy(to, move.to_index) = next_move_;
+  if (to != Tier::kDevice) ++num_moves_down_;
   queued_.push_back({.move = move,
                      .number = next_move_++,
                      .source = source,
@@ -267,7 +269,7 @@ int32_t PrefixCache::Restore(const Digest& root, std::span<const TokenId> tokens
   const size_t end = std::min(BlocksWithin(tokens, static_cast<int64_t>(tokens.size())),
                               std::min(blocks.size(), Index(first) + Index(limit)));
   int32_t num_queued = 0;
-  for (size_t i = begin; i < end && !IsFull(); ++i) {
+  for (size_t i = begin; i < end; ++i) {
     identity = ExtendPrefix(identity, BlockOf(tokens, i));
     if (i < Index(first)) continue;
     if (index_.Find(identity, BlockOf(tokens, i)) == nullptr) break;
@@ -289,6 +291,7 @@ int32_t PrefixCache::Restore(const Digest& root, std::span<const TokenId> tokens
 std::vector<KvMove> PrefixCache::TakeMoves(StepId step) {
   std::vector<KvMove> moves;
   moves.reserve(queued_.size());
+  num_moves_down_ = 0;
   for (const Move& move : queued_) moves.push_back(move.move);
   if (!moves.empty()) batches_.push_back({.step = step, .moves = std::exchange(queued_, {})});
   return moves;

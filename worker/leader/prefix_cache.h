@@ -46,9 +46,9 @@ class PrefixCache {
  public:
   using Tier = KvMove::Tier;
 
-  // Moves of one plan, at most. What is evicted beyond is dropped instead of copied: a plan is not
-  // to be late for the sake of prefixes.
-  static constexpr int32_t kMaxMoves = 128;
+  // Blocks that one plan moves out of their tier, at most. What is evicted beyond is dropped
+  // instead of copied: a plan is not to be late for the sake of prefixes.
+  static constexpr int32_t kMaxMovesDown = 128;
 
   // No block; GroupUp gives some.
   PrefixCache() = default;
@@ -147,7 +147,7 @@ class PrefixCache {
   static size_t Index(int32_t slot) { return static_cast<size_t>(slot); }
   // Number of the last move into the slot.
   uint64_t& FilledBy(Tier tier, uint32_t slot) { return filled_[static_cast<size_t>(tier)][slot]; }
-  bool IsFull() const { return queued_.size() >= static_cast<size_t>(kMaxMoves); }
+  bool IsFull() const { return num_moves_down_ >= kMaxMovesDown; }
 
   void AddReference(BlockId block);
   void DropReference(BlockId block);
@@ -179,6 +179,7 @@ class PrefixCache {
   std::vector<Block> blocks_;                                      // by id
   std::array<std::vector<uint64_t>, CachedBlock::kTiers> filled_;  // by tier and slot
   std::vector<Move> queued_;                                       // for the next plan
+  int32_t num_moves_down_ = 0;                                     // of them
   std::deque<Batch> batches_;  // in plans that have not retired; none is empty
   uint64_t next_move_ = 1;
   int32_t num_referenced_ = 0;

@@ -237,7 +237,9 @@ class World {
       written_.push_back({step_, job.get(), end});
     }
     plan.moves = cache_.TakeMoves(step_);
-    EXPECT_LE(plan.moves.size(), static_cast<size_t>(PrefixCache::kMaxMoves));
+    EXPECT_LE(
+        std::ranges::count_if(plan.moves, [](const KvMove& m) { return m.to != Tier::kDevice; }),
+        PrefixCache::kMaxMovesDown);
     for (const KvMove& move : plan.moves) {
       moves_.insert(moves_.end(), {static_cast<uint32_t>(move.from), move.from_index,
                                    static_cast<uint32_t>(move.to), move.to_index});

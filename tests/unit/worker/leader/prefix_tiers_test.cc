@@ -216,13 +216,13 @@ TEST_F(PrefixTiersTest, ASequenceThatGivesUpItsRestoreGetsNothing) {
   EXPECT_EQ(Restorable(cache, text), 1);
 }
 
-TEST_F(PrefixTiersTest, APlanCarriesABoundedNumberOfMoves) {
-  constexpr int32_t kBlocks = PrefixCache::kMaxMoves + 50;
+TEST_F(PrefixTiersTest, APlanMovesABoundedNumberOfBlocksOut) {
+  constexpr int32_t kBlocks = PrefixCache::kMaxMovesDown + 50;
   PrefixCache cache(kBlocks, {.host = kBlocks, .disk = kBlocks});
   const std::vector<TokenId> text = Text(0, kBlocks);
   RunAndEnd(cache, text);
   Displace(cache);
-  EXPECT_EQ(cache.TakeMoves(1).size(), static_cast<size_t>(PrefixCache::kMaxMoves));
+  EXPECT_EQ(cache.TakeMoves(1).size(), static_cast<size_t>(PrefixCache::kMaxMovesDown));
   EXPECT_EQ(cache.num_dropped(), 50);
 }
 
