@@ -7,10 +7,14 @@
 
 namespace longhaul::cli {
 
-// A model and the group that runs it, as far as the commands that start one let it be chosen. Flags
+// A model and the groups that run it, as far as the commands that start one let it be chosen. Flags
 // carry vLLM's names where the thing is the same.
 struct EngineConfig {
   std::string served_model_name;
+  int32_t groups = 1;
+  int32_t tensor_parallel_size = 1;
+  int32_t pipeline_parallel_size = 1;
+  std::string layer_split;
   std::string device = "cpu";
   int32_t max_model_len = 0;
   int32_t max_num_batched_tokens = 0;
@@ -33,6 +37,13 @@ template <typename V>
 void VisitFields(V&& v, EngineConfig& c) {
   v("served-model-name", c.served_model_name,
     "The model's name in the APIs; empty = its directory's name.");
+  v("groups", c.groups, Bounds{1, 64}, "Groups, each with a copy of the model.");
+  v("tensor-parallel-size", c.tensor_parallel_size, Bounds{1, 256},
+    "Ranks of a group that share each layer; divides the model's KV heads.");
+  v("pipeline-parallel-size", c.pipeline_parallel_size, Bounds{1, 256},
+    "Stages that a group's layers are split into, with tensor-parallel-size ranks each.");
+  v("layer-split", c.layer_split,
+    "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
   v("device", c.device, OneOf{{"cpu"}}, "What the ranks compute on.");
   v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
     "Prompt and output tokens together; 0 = the model's own limit.");
@@ -51,7 +62,7 @@ void VisitFields(V&& v, EngineConfig& c) {
     "Type of cached keys and values; auto = fp32 on the CPU.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},
     "Memory for the KV cache of a rank, GiB; 0 = one prompt of the model's full length and some "
-    "short ones, at most half of the memory that is free.");
+    "short ones, at most the rank's share of half of the memory that is free.");
   v("kv-offload-gib", c.kv_offload_gib, Bounds{0, 65536},
     "Host memory of a rank for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = "
     "none.");
@@ -63,7 +74,7 @@ void VisitFields(V&& v, EngineConfig& c) {
     "Length that the attention temperature follows: a query's position or the request's length.");
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
     "Dual Chunk Attention, where the model has it; off = plain RoPE.");
-  v("threads", c.threads, Bounds{0, 1024}, "Threads of the CPU backend; 0 = one a core.");
+  v("threads", c.threads, Bounds{0, 1024}, "Threads of a rank; 0 = its share of the cores.");
   v("start-timeout-seconds", c.start_timeout_seconds, Bounds{1, 86400},
     "Longest time until the group is ready, loading included, seconds.");
 }

@@ -37,7 +37,16 @@ absl::StatusOr<std::string> ReadyValue(const std::string& line, const std::strin
 
 // The flags of a leader, given only where they differ from its own default.
 std::vector<std::string> LeaderFlags(const EngineConfig& config) {
-  std::vector<std::string> flags = {"--device",
+  const int32_t ranks = config.groups * config.tensor_parallel_size * config.pipeline_parallel_size;
+  std::vector<std::string> flags = {"--tensor-parallel-size",
+                                    absl::StrCat(config.tensor_parallel_size),
+                                    "--pipeline-parallel-size",
+                                    absl::StrCat(config.pipeline_parallel_size),
+                                    "--layer-split",
+                                    config.layer_split,
+                                    "--ranks-on-host",
+                                    absl::StrCat(ranks),
+                                    "--device",
                                     config.device,
                                     "--kv-cache-dtype",
                                     config.kv_cache_dtype,
@@ -113,7 +122,7 @@ LocalCluster::~LocalCluster() { Stop(); }
 
 absl::Status LocalCluster::StartPrograms(const Options& options) {
   ASSIGN_OR_RETURN(const std::string folder, ProgramFolder());
-  auto start = [&](const char* name, std::vector<std::string> argv) -> absl::Status {
+  auto start = [&](const std::string& name, std::vector<std::string> argv) -> absl::Status {
     ASSIGN_OR_RETURN(auto process, Subprocess::Start({.argv = std::move(argv),
                                                       .extra_env = {},
                                                       .capture_stdout = true,
@@ -122,21 +131,25 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
     children_.push_back({.name = name, .process = std::move(process)});
     return absl::OkStatus();
   };
-  const std::string worker = sockets_->Socket("group-0");
-  std::vector<std::string> leader = {folder + "/longhaul-worker",
-                                     "leader",
-                                     "--model",
-                                     options.model_dir,
-                                     "--served-model-name",
-                                     model_,
-                                     "--listen",
-                                     worker,
-                                     "--control-listen",
-                                     sockets_->Socket("control-0"),
-                                     "--rank-program",
-                                     folder + "/longhaul-worker"};
-  for (std::string& flag : LeaderFlags(options.engine)) leader.push_back(std::move(flag));
-  RETURN_IF_ERROR(start("longhaul-worker leader", std::move(leader)));
+  std::vector<std::string> workers;
+  for (int32_t i = 0; i < options.engine.groups; ++i) {
+    workers.push_back(sockets_->Socket(absl::StrCat("group-", i)));
+    std::vector<std::string> leader = {folder + "/longhaul-worker",
+                                       "leader",
+                                       "--model",
+                                       options.model_dir,
+                                       "--served-model-name",
+                                       model_,
+                                       "--listen",
+                                       workers.back(),
+                                       "--control-listen",
+                                       sockets_->Socket(absl::StrCat("control-", i)),
+                                       "--rank-program",
+                                       folder + "/longhaul-worker"};
+    for (std::string& flag : LeaderFlags(options.engine)) leader.push_back(std::move(flag));
+    const std::string which = options.engine.groups > 1 ? absl::StrCat(" of group ", i) : "";
+    RETURN_IF_ERROR(start("longhaul-worker leader" + which, std::move(leader)));
+  }
   std::vector<std::string> router = {folder + "/longhaul-router",
                                      "--model",
                                      options.model_dir,
@@ -147,9 +160,8 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
                                      "--port",
                                      absl::StrCat(options.port),
                                      "--grpc-port",
-                                     absl::StrCat(options.grpc_port),
-                                     "--worker",
-                                     worker};
+                                     absl::StrCat(options.grpc_port)};
+  for (const std::string& worker : workers) router.insert(router.end(), {"--worker", worker});
   if (const int32_t tokens = options.engine.max_prompt_logprobs_tokens; tokens > 0) {
     router.insert(router.end(), {"--max-prompt-logprobs-tokens", absl::StrCat(tokens)});
   }
@@ -165,8 +177,10 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
 }
 
 absl::Status LocalCluster::AwaitReady(absl::Time deadline, SignalWatch& signals) {
-  ASSIGN_OR_RETURN(const std::string router_line, ReadyLine(children_[1], deadline, signals));
-  RETURN_IF_ERROR(ReadyLine(children_[0], deadline, signals));
+  ASSIGN_OR_RETURN(const std::string router_line, ReadyLine(children_.back(), deadline, signals));
+  for (size_t i = 0; i + 1 < children_.size(); ++i) {
+    RETURN_IF_ERROR(ReadyLine(children_[i], deadline, signals));
+  }
   ASSIGN_OR_RETURN(rest_, ReadyValue(router_line, "rest"));
   ASSIGN_OR_RETURN(grpc_, ReadyValue(router_line, "grpc"));
   // Until the router, too, has seen that the group is ready.
@@ -211,14 +225,17 @@ absl::Status LocalCluster::CheckAlive() const {
 }
 
 void LocalCluster::Stop() {
-  while (!children_.empty()) {
+  const auto stop_last = [this] {
     const Child& child = children_.back();
     if (!child.process->Poll().has_value()) {
       const Subprocess::Exit exit = child.process->Stop(kStopGrace);
       LOG(INFO) << "event=stopped program=" << child.name << " how=\"" << exit.ToString() << "\"";
     }
     children_.pop_back();
-  }
+  };
+  if (!children_.empty()) stop_last();
+  for (const Child& leader : children_) leader.process->Signal(SIGTERM);
+  while (!children_.empty()) stop_last();
 }
 
 }  // namespace longhaul::cli

@@ -14,8 +14,9 @@
 
 namespace longhaul::cli {
 
-// A router and one local group: `longhaul-router` and `longhaul-worker leader`, children of this
-// process from the folder of its program. Nothing of it outlives this process, however that ends.
+// A router and local groups: `longhaul-router` and `longhaul-worker leader` of each, children of
+// this process from the folder of its program. Nothing of it outlives this process, however that
+// ends.
 //
 // Thread-compatible; Start is called on the main thread, whose end ends the children.
 class LocalCluster {
@@ -32,7 +33,7 @@ class LocalCluster {
     int stderr_fd = -1;  // where the programs log; -1 = our standard error
   };
 
-  // Starts both and waits until a request would be answered. Errors, with everything stopped again:
+  // Starts all and waits until a request would be answered. Errors, with everything stopped again:
   // what is wrong with model directory or name (kInvalidArgument, kNotFound), kCancelled (a signal
   // asks us to stop), kUnavailable (a program ended by itself), kDeadlineExceeded
   // (start-timeout-seconds).
@@ -50,13 +51,13 @@ class LocalCluster {
   // kUnavailable if a program has ended by itself: which and how. To be asked after each SIGCHLD.
   absl::Status CheckAlive() const;
 
-  // Ends both in order, within 15 s each: the router first, because it ends what clients wait for
-  // while the leader still answers. Idempotent.
+  // Ends all in order, within 15 s each: the router first, because it ends what clients wait for
+  // while the leaders still answer, then those together. Idempotent.
   void Stop();
 
  private:
   struct Child {
-    const char* name;
+    std::string name;
     std::unique_ptr<Subprocess> process;
   };
 
@@ -71,7 +72,7 @@ class LocalCluster {
   std::string model_;
   std::string rest_;
   std::string grpc_;
-  std::vector<Child> children_;  // leader, router
+  std::vector<Child> children_;  // leaders, router
 };
 
 // The name that the model in `model_dir` is served under: `given`, or the directory's. Errors:

@@ -73,7 +73,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   std::string model;
 
-  CLI::App& serve = *app.add_subcommand("serve", "Serve a model: a router and one local group.");
+  CLI::App& serve = *app.add_subcommand("serve", "Serve a model: a router and local groups.");
   AddModel(serve, model);
   ServeConfig serve_config;
   ConfigFlags serve_flags;

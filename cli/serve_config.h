@@ -9,7 +9,7 @@
 
 namespace longhaul::cli {
 
-// `longhaul serve`: a router and one local group from one command. What is not about this command
+// `longhaul serve`: a router and local groups from one command. What is not about this command
 // is handed on to the program it concerns.
 struct ServeConfig {
   std::string host = "127.0.0.1";
