@@ -137,6 +137,11 @@ std::string FakeRank::end() const {
   return end_;
 }
 
+std::pair<uint32_t, uint32_t> FakeRank::slots() const {
+  MutexLock lock(mutex_);
+  return slots_;
+}
+
 void FakeRank::Read() {
   absl::SleepFor(options_.register_delay);
   v1::RankMessage registration;
@@ -147,7 +152,10 @@ void FakeRank::Read() {
   proto->set_model_digest(options_.model_digest.ToBytes());
   proto->set_kv_capacity_blocks(options_.kv_capacity_blocks);
   proto->set_kv_limit_blocks(options_.kv_limit_blocks);
+  proto->set_host_slots(options_.host_slots);
+  proto->set_disk_slots(options_.disk_slots);
   proto->set_host("fake");
+  proto->set_hardware(options_.hardware);
   stream_->Write(registration);
   for (const auto& [key, value] : options_.rendezvous) {
     v1::RankMessage entry;
@@ -158,6 +166,10 @@ void FakeRank::Read() {
   v1::LeaderMessage message;
   while (stream_->Read(&message)) {
     if (message.has_start()) {
+      {
+        MutexLock lock(mutex_);
+        slots_ = {message.start().host_slots(), message.start().disk_slots()};
+      }
       v1::RankMessage answer;
       if (options_.fail_start.empty()) {
         answer.mutable_started()->set_load_seconds(0.001);

@@ -29,8 +29,11 @@ class FakeRank {
     uint32_t rank = 0;
     int64_t kv_capacity_blocks = 1000;
     int64_t kv_limit_blocks = 0;  // 0 = the capacity
+    uint64_t host_slots = 0;
+    uint64_t disk_slots = 0;
     int32_t vocab_size = 1000;
     absl::Duration step_time;         // each step takes this long
+    std::string hardware = "fake, 1 thread";
     double seconds_per_token = 1e-6;  // reported, for the leader's cost model
     std::string fail_start;           // not empty: RankFailed with this message instead of Started
     bool samples = true;              // false: another rank of the group does
@@ -60,6 +63,9 @@ class FakeRank {
   size_t num_sequences() const EXCLUDES(mutex_);
   // What the leader did that a rank must not see: gaps, unknown sequences, short tables.
   std::vector<std::string> violations() const EXCLUDES(mutex_);
+
+  // Slots in host memory and on disk that the leader's Start named; 0 and 0 before.
+  std::pair<uint32_t, uint32_t> slots() const EXCLUDES(mutex_);
 
   // Rendezvous entries that the leader relayed so far; waits for `count`, at most 10 s.
   Entries WaitForEntries(size_t count) const EXCLUDES(mutex_);
@@ -99,6 +105,7 @@ class FakeRank {
   std::optional<TokenId> sample_next_ GUARDED_BY(mutex_);
   std::vector<worker::StepPlan> plans_ GUARDED_BY(mutex_);
   Entries entries_ GUARDED_BY(mutex_);
+  std::pair<uint32_t, uint32_t> slots_ GUARDED_BY(mutex_) = {0, 0};
   size_t executed_ GUARDED_BY(mutex_) = 0;
   std::map<SequenceId, SequenceState> sequences_ GUARDED_BY(mutex_);
   std::vector<std::string> violations_ GUARDED_BY(mutex_);

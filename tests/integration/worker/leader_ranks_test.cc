@@ -106,6 +106,28 @@ TEST_F(LeaderRanksTest, TheSmallestMemoryCounts) {
   EXPECT_EQ(leader_->board().Get().kv_blocks, 500);
 }
 
+TEST_F(LeaderRanksTest, TheFewestSlotsCount) {
+  rank_options_.host_slots = 10;
+  rank_options_.disk_slots = 20;
+  FakeRank::Options options = OptionsOf(3);
+  options.host_slots = 7;
+  Change(3, options);
+  options = OptionsOf(1);
+  options.disk_slots = uint64_t{5} << 32;  // far more than anybody counts
+  Change(1, options);
+  StartGroup();
+  for (int32_t rank = 0; rank < kRanks; ++rank) {
+    EXPECT_EQ(launcher_.Newest(rank)->slots(), std::pair(7u, 20u)) << rank;
+  }
+  options = OptionsOf(2);
+  options.disk_slots = 0;
+  Change(2, options);
+  launcher_.Newest(0)->Die();
+  launcher_.WaitForLaunch(2 * kRanks);
+  ASSERT_TRUE(WaitForLoad([](const Load& load) { return load.ready(); }));
+  EXPECT_EQ(launcher_.Newest(0)->slots(), std::pair(7u, 0u));
+}
+
 TEST_F(LeaderRanksTest, RendezvousReachesAllRanksLateOnesToo) {
   FakeRank::Entries all;
   for (int32_t rank = 0; rank < kRanks; ++rank) {
