@@ -385,8 +385,9 @@ TEST_F(LeaderServiceTest, WatchTellsWhoAndHowBusy) {
     ASSERT_TRUE(stream->Read(&event));
   } while (event.load().free_kv_blocks() != 1000);
   const uint64_t last = event.load().sequence();
-  ASSERT_TRUE(stream->Read(&event));
-  ASSERT_TRUE(stream->Read(&event));
+  for (int loads = 0; loads < 2; loads += event.has_load() ? 1 : 0) {
+    ASSERT_TRUE(stream->Read(&event));  // deltas of the cached prefixes come in between
+  }
   EXPECT_EQ(event.load().sequence(), last + 2);
 
   // The stream ends with the incarnation; the next one says which came after.
