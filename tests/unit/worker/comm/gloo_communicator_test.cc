@@ -37,7 +37,7 @@ Ranks MakeGlooGroup(int size, GlooCommunicatorOptions options) {
   return ranks;
 }
 
-struct GlooFactory {
+struct GlooFactory : CommunicatorTraits {
   static Ranks MakeGroup(int size, absl::Duration timeout) {
     return MakeGlooGroup(size, {.timeout = timeout});
   }

@@ -5,7 +5,7 @@
 namespace longhaul::worker::comm {
 namespace {
 
-struct LocalFactory {
+struct LocalFactory : CommunicatorTraits {
   static std::vector<std::unique_ptr<Communicator>> MakeGroup(int size, absl::Duration timeout) {
     return MakeLocalGroup(size, {.timeout = timeout});
   }
