@@ -172,8 +172,8 @@ class ControlStream::Impl {
         case v1::LeaderMessage::kStart: {
           if (started) return absl::InvalidArgumentError("leader sent a second start");
           started = true;
-          ASSIGN_OR_RETURN(GroupPlace place, FromProto(message.start()));
-          RETURN_IF_ERROR(handlers.on_start(std::move(place)));
+          ASSIGN_OR_RETURN(const GroupPlace place, FromProto(message.start()));
+          RETURN_IF_ERROR(handlers.on_start(place));
           break;
         }
         case v1::LeaderMessage::kPlan: {

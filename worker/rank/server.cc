@@ -323,14 +323,13 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   absl::Status ended;
   {
     const std::stop_callback on_stop(stop, [&] { stream->Cancel(); });
-    ended =
-        stream->Run({.on_start = [&](GroupPlace place) { return worker.Push(std::move(place)); },
-                     .on_plan = [&](StepPlan plan) { return worker.Push(std::move(plan)); },
-                     .on_rendezvous =
-                         [&](std::string key, std::string value) {
-                           return rendezvous.Receive(std::move(key), std::move(value));
-                         },
-                     .on_end = stop_worker});
+    ended = stream->Run({.on_start = [&](const GroupPlace& place) { return worker.Push(place); },
+                         .on_plan = [&](StepPlan plan) { return worker.Push(std::move(plan)); },
+                         .on_rendezvous =
+                             [&](std::string key, std::string value) {
+                               return rendezvous.Receive(std::move(key), std::move(value));
+                             },
+                         .on_end = stop_worker});
   }
   executor.join();
   if (stop.stop_requested()) ended = absl::OkStatus();
