@@ -15,6 +15,12 @@ constexpr double kForget = 0.98;
 // Keeps the solve regular while fewer than four different shapes were seen; in units of squared
 // relative error, far below what a sample weighs.
 constexpr double kRidge = 1e-9;
+// What a prior is taken to have seen if it does not say: the longest prompt that is usual.
+constexpr int64_t kUnlimitedReach = 524'288 + 8192;
+constexpr int64_t kUsualChunk = 8192;
+// So many samples of five shapes: noise of the first units moves it little, and a machine that has
+// changed is followed within some dozens.
+constexpr int kPriorRounds = 3;
 // Features are divided by these, so that all terms of a usual chunk are near 1.
 constexpr double kScale[4] = {1.0, 1e4, 1e3, 1e7};
 
@@ -84,14 +90,25 @@ double PredictPrefillSeconds(const CostCoefficients& cost, int64_t history, int6
   return cost.c * n + cost.g * sum_of_histories + cost.b * x + cost.a * (2 * l * x + x * x);
 }
 
-CostModel::CostModel(const CostCoefficients& prior) : coefficients_(prior), known_(true) {
-  // The prior counts as a few samples of usual shapes that took what it predicts.
-  for (const auto& [history, count] :
-       {std::pair{0, 256}, {0, 8192}, {65536, 8192}, {524288, 8192}}) {
-    UnitShape shape;
-    shape.Add(history, count);
-    Observe(shape, PredictSeconds(prior, shape));
+CostModel::CostModel(const CostCoefficients& prior) {
+  // The prior counts as some samples that took what it predicts: behind a history of two lengths,
+  // else its cost could not be told from that of computing with it.
+  const int64_t reach = prior.reach_tokens > 0 ? prior.reach_tokens : kUnlimitedReach;
+  const int64_t chunk = std::min(reach, kUsualChunk);
+  const int64_t block = std::min<int64_t>((chunk + 3) / 4, 256);
+  for (int round = 0; round < kPriorRounds; ++round) {
+    for (const auto& [history, count] : {std::pair{int64_t{0}, block},
+                                         {0, chunk},
+                                         {(reach - chunk) / 2, chunk},
+                                         {reach - chunk, chunk},
+                                         {reach - block, block}}) {
+      UnitShape shape;
+      shape.Add(history, count);
+      Observe(shape, PredictSeconds(prior, shape));
+    }
   }
+  coefficients_ = prior;
+  known_ = true;
 }
 
 void CostModel::Observe(const UnitShape& shape, double seconds) {

@@ -52,8 +52,11 @@ int64_t TokensWithin(const CostCoefficients& cost, int64_t history, double secon
 // histories is noise, and grows with the square of a prompt's length. O(1) a call.
 class CostModel {
  public:
+  static constexpr int64_t kMinReach = 4096;
+
   CostModel() = default;
-  // Starts from coefficients known before (of the same model and hardware); samples move them.
+  // Starts from coefficients known before (of the same model and hardware), which reach as far as
+  // they say; samples move them.
   explicit CostModel(const CostCoefficients& prior);
 
   // A unit of this shape took `seconds`. Ignored unless seconds > 0 and shape.new_tokens > 0. Feed
@@ -69,7 +72,6 @@ class CostModel {
 
  private:
   static constexpr int kTerms = 4;
-  static constexpr int64_t kMinReach = 4096;
   using Vector = std::array<double, kTerms>;
 
   void Fit();

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "common/flags.h"
 #include "common/logging.h"
+#include "common/stack_dump.h"
 #include "common/types.h"
 #include "worker/leader/leader_config.h"
 #include "worker/leader/server.h"
@@ -85,6 +86,7 @@ int Main(int argc, char** argv) {
     std::cerr << "longhaul-worker: " << status.message() << "\n";
     return 2;
   }
+  PrepareStackDump();
   const StopOnSignal signals;
   if (is_leader) {
     // The running program itself, whatever its name or working directory.

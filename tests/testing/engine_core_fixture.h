@@ -46,22 +46,27 @@ class EngineCoreFixture : public ::testing::Test {
     RequestId id;
   };
 
+  static worker::leader::EngineOptions Options(int32_t depth = 1, int32_t batched_tokens = 512,
+                                               bool prefix_caching = false) {
+    return {.scheduler = {.max_model_len = 10'000,
+                          .max_num_batched_tokens = batched_tokens,
+                          .max_num_seqs = 4,
+                          .max_waiting = 2,
+                          .max_waiting_long = 1,
+                          .long_prompt_tokens = 4'000,
+                          .num_layers = 2,
+                          .num_stages = depth,
+                          .max_plans_in_flight = depth,
+                          .prefix_caching = prefix_caching},
+            .end_tokens = {kEnd},
+            .vocab_size = 1000,
+            .max_kept_tokens = 3'000};
+  }
   explicit EngineCoreFixture(int32_t depth = 1, int32_t batched_tokens = 512,
                              bool prefix_caching = false)
-      : core_({.scheduler = {.max_model_len = 10'000,
-                             .max_num_batched_tokens = batched_tokens,
-                             .max_num_seqs = 4,
-                             .max_waiting = 2,
-                             .max_waiting_long = 1,
-                             .long_prompt_tokens = 4'000,
-                             .num_layers = 2,
-                             .num_stages = depth,
-                             .max_plans_in_flight = depth,
-                             .prefix_caching = prefix_caching},
-               .end_tokens = {kEnd},
-               .vocab_size = 1000,
-               .max_kept_tokens = 3'000},
-              sink_, requests_, board_, metrics_) {}
+      : EngineCoreFixture(Options(depth, batched_tokens, prefix_caching)) {}
+  explicit EngineCoreFixture(const worker::leader::EngineOptions& options)
+      : core_(options, sink_, requests_, board_, metrics_) {}
 
   worker::leader::Request MakeRequest(int64_t prompt_tokens, int32_t max_tokens) {
     worker::leader::Request request;

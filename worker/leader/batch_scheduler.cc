@@ -251,6 +251,7 @@ std::optional<StepPlan> BatchScheduler::Next(const CostCoefficients& cost) {
   if (draft.plan.units.empty() && draft.plan.ends.empty() && draft.plan.moves.empty()) {
     return std::nullopt;
   }
+  draft.step.has_moves = !draft.plan.moves.empty();
   ++next_step_id_;
   in_flight_.push_back(std::move(draft.step));
   return std::move(draft.plan);

@@ -40,6 +40,7 @@ struct PlannedStep {
   UnitShape shape;
   bool has_prefill = false;
   bool has_prompt_logprobs = false;
+  bool has_moves = false;
 };
 
 // Prompt tokens of one step whose logprobs are asked for: keeps a rank's answer below 5 MB.

@@ -97,6 +97,11 @@ class Link final : public RankLink {
     message.mutable_rendezvous()->set_value(entry.value);
     Send(std::move(message));
   }
+  void SendDumpStacks() override {
+    v1::LeaderMessage message;
+    message.mutable_dump_stacks();
+    Send(std::move(message));
+  }
   void SendAbort(const std::string& reason) override {
     v1::LeaderMessage message;
     message.mutable_abort()->set_reason(reason);

@@ -40,6 +40,8 @@ void Engine::OnStepDone(uint64_t incarnation, StepResult result) {
   PushReserved(StepDoneCommand{incarnation, std::move(result)});
 }
 
+void Engine::OnStepStuck(uint64_t incarnation) { PushReserved(StepStuckCommand{incarnation}); }
+
 void Engine::OnGroupDown(uint64_t incarnation, absl::Status reason) {
   PushReserved(GroupDownCommand{incarnation, std::move(reason)});
 }
@@ -90,6 +92,8 @@ void Engine::Execute(Command command, absl::Time now) {
     core_.GroupUp(up->incarnation, up->facts);
   } else if (const auto* done = std::get_if<StepDoneCommand>(&command)) {
     core_.StepDone(done->incarnation, done->result, now);
+  } else if (const auto* stuck = std::get_if<StepStuckCommand>(&command)) {
+    core_.StepStuck(stuck->incarnation);
   } else if (const auto* down = std::get_if<GroupDownCommand>(&command)) {
     core_.GroupDown(down->incarnation, down->reason, now);
   }

@@ -36,6 +36,7 @@ class Engine final : public GroupListener {
 
   void OnGroupUp(uint64_t incarnation, const GroupFacts& facts) override;
   void OnStepDone(uint64_t incarnation, StepResult result) override;
+  void OnStepStuck(uint64_t incarnation) override;
   void OnGroupDown(uint64_t incarnation, absl::Status reason) override;
 
   // Fails every request with kUnavailable and ends the thread. Idempotent.
@@ -63,12 +64,15 @@ class Engine final : public GroupListener {
     uint64_t incarnation;
     StepResult result;
   };
+  struct StepStuckCommand {
+    uint64_t incarnation;
+  };
   struct GroupDownCommand {
     uint64_t incarnation;
     absl::Status reason;
   };
   using Command = std::variant<SubmitCommand, CancelCommand, ReaderLeftCommand, DrainCommand,
-                               GroupUpCommand, StepDoneCommand, GroupDownCommand>;
+                               GroupUpCommand, StepDoneCommand, StepStuckCommand, GroupDownCommand>;
 
   void Run();
   void Execute(Command command, absl::Time now);

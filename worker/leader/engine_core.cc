@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
+#include "worker/leader/engine_report.h"
 #include "worker/leader/prompt_logprobs.h"
 
 namespace longhaul::worker::leader {
@@ -21,7 +22,8 @@ constexpr double kDefaultWaitSeconds = 1.0;
 bool SameForRouters(const Load& a, const Load& b) {
   return a.incarnation == b.incarnation && a.running_requests == b.running_requests &&
          a.waiting_requests == b.waiting_requests && a.free_kv_blocks == b.free_kv_blocks &&
-         a.queued_prefill_tokens == b.queued_prefill_tokens && a.draining == b.draining;
+         a.queued_prefill_tokens == b.queued_prefill_tokens && a.draining == b.draining &&
+         (a.cost.reach_tokens == 0) == (b.cost.reach_tokens == 0);  // believed or not
 }
 
 const char* Name(FinishReason reason) {
@@ -49,7 +51,17 @@ EngineCore::EngineCore(const EngineOptions& options, PlanSink& sink, RequestTabl
       requests_(requests),
       board_(board),
       metrics_(metrics),
-      scheduler_(options.scheduler, options.prefix, stop_rule_) {}
+      scheduler_(options.scheduler, options.prefix, stop_rule_),
+      saved_costs_(options.saved_costs),
+      keep_cost_(options.keep_cost) {
+  if (options.warm_up_seconds > 0) {
+    warm_up_.emplace(
+        WarmUp::Options{.seconds = options.warm_up_seconds,
+                        .max_num_batched_tokens = options.scheduler.max_num_batched_tokens,
+                        .max_prompt_tokens = options.scheduler.max_model_len,
+                        .vocab_size = options.vocab_size});
+  }
+}
 
 void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, absl::Time now) {
   const int64_t prompt_tokens = request.prompt_tokens();
@@ -58,8 +70,9 @@ void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, a
   if (absl::Status fits = scheduler_.pool().CheckFits(prompt_tokens, max_tokens); !fits.ok()) {
     return log->Close(std::move(fits));
   }
-  const absl::Status room = draining_ ? absl::UnavailableError("the leader drains")
-                                      : scheduler_.pool().CheckRoom(prompt_tokens);
+  const absl::Status room = draining_      ? absl::UnavailableError("the leader drains")
+                            : warming_up() ? absl::UnavailableError("the ranks are warming up")
+                                           : scheduler_.pool().CheckRoom(prompt_tokens);
   if (!room.ok()) {
     metrics_.RequestRejected();
     LOG(INFO) << "request=" << request.id.ToString() << " event=rejected reason=\""
@@ -185,14 +198,45 @@ void EngineCore::GroupUp(uint64_t incarnation, const GroupFacts& facts) {
   CHECK(incarnation_ == 0) << "group " << incarnation << " up while " << incarnation_ << " is";
   incarnation_ = incarnation;
   scheduler_.GroupUp(facts.kv);
+  cost_.GroupUp();
+  if (std::exchange(hardware_, facts.hardware) == facts.hardware) return;
+  const auto saved = std::ranges::find(saved_costs_, hardware_, &SavedCost::hardware);
+  if (saved == saved_costs_.end()) return;
+  LOG(INFO) << "event=cost_restored hardware=\"" << hardware_ << "\" " << ToString(saved->cost);
+  cost_.Restore(saved->cost);
+  warm_up_.reset();
+  TellCost();
+}
+
+void EngineCore::EndWarmUp() {
+  cost_.Learn(warm_up_->samples());
+  LOG(INFO) << "event=warmed_up seconds=" << warm_up_->seconds()
+            << " samples=" << warm_up_->samples().size() << " error=" << cost_.error() << " "
+            << ToString(cost_.coefficients());
+  metrics_.WarmedUp(warm_up_->seconds());
+  warm_up_.reset();
+  TellCost();
+}
+
+void EngineCore::TellCost() {
+  metrics_.CostFitted(cost_.known(), cost_.error());
+  // What has seen no long history is not worth more than a warm-up.
+  const CostCoefficients cost = cost_.coefficients();
+  if (!keep_cost_ || hardware_.empty() || cost.reach_tokens < CostModel::kMinReach) return;
+  keep_cost_({.hardware = hardware_, .cost = cost});
 }
 
 void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, absl::Time now) {
   if (incarnation != incarnation_) return;
   incarnation_ = 0;
   predicted_seconds_.clear();
+  busy_since_.reset();
   cancelled_.clear();
   metrics_.RanksRestarted();
+  if (warming_up() && !warm_up_->GroupDown(scheduler_)) {
+    LOG(WARNING) << "event=warm_up_given_up attempts=" << WarmUp::kMaxAttempts;
+    warm_up_.reset();
+  }
   for (Sequence* sequence : scheduler_.GroupDown()) {
     const RequestId id = sequence->request.id;
     if (!sequence->output.empty()) {
@@ -216,15 +260,28 @@ void EngineCore::GroupDown(uint64_t incarnation, const absl::Status& reason, abs
   }
 }
 
+void EngineCore::StepStuck(uint64_t incarnation) const {
+  if (incarnation != incarnation_) return;
+  for (const std::string& line : EngineReport(scheduler_)) {
+    LOG(ERROR) << "event=engine_state " << line;
+  }
+}
+
 void EngineCore::StepDone(uint64_t incarnation, const StepResult& result, absl::Time now) {
   if (incarnation != incarnation_) return;  // of ranks that were given up since
   absl::StatusOr<PlannedStep> step = scheduler_.Retire(result.step_id, result.failed_moves);
   if (!step.ok()) return sink_.Fail(incarnation, std::string(step.status().message()));
   const double predicted = predicted_seconds_.front();
   predicted_seconds_.pop_front();
+  if (busy_since_) metrics_.Busy(now - *busy_since_, result.stage_seconds);
+  busy_since_ = now;
+  if (warming_up()) return warm_up_->StepDone(*step, result.seconds, scheduler_);
   if (!step->slices.empty()) metrics_.UnitDone(result.seconds, predicted);
   // Prompt logprobs take time that the model of costs knows nothing of.
-  if (step->has_prefill && !step->has_prompt_logprobs) cost_.Observe(step->shape, result.seconds);
+  if (step->has_prefill && !step->has_prompt_logprobs && !step->has_moves) {
+    cost_.Observe(step->shape, result.seconds);
+    TellCost();
+  }
   const absl::Status scored = CheckPromptLogprobs(*step, result, vocab_size_);
   if (!scored.ok()) return sink_.Fail(incarnation, std::string(scored.message()));
   for (const PlannedSlice& slice : step->slices) {
@@ -319,17 +376,20 @@ void EngineCore::AcceptToken(Sequence& sequence, const GeneratedToken& token, ab
 
 void EngineCore::Advance(absl::Time now) {
   if (now >= next_wake_) EndOverdue(now);
+  if (warming_up() && incarnation_ != 0 && !warm_up_->Advance(scheduler_)) EndWarmUp();
   while (std::optional<StepPlan> plan = scheduler_.Next(cost_.coefficients())) {
     const PlannedStep& step = scheduler_.in_flight().back();
     std::optional<double> predicted;
     if (!step.has_prefill) {
       predicted = 0;  // decode: far below what a stalled rank is measured by
-    } else if (!step.has_prompt_logprobs && cost_.Covers(step.shape)) {
+    } else if (!step.has_prompt_logprobs && !step.has_moves && cost_.Covers(step.shape)) {
       predicted = PredictSeconds(cost_.coefficients(), step.shape);
     }
     predicted_seconds_.push_back(predicted.value_or(0));
     sink_.Send(incarnation_, *std::move(plan), predicted);
+    if (!busy_since_) busy_since_ = now;
   }
+  if (scheduler_.in_flight().empty()) busy_since_.reset();
   for (const Sequence* sequence : scheduler_.pool().TakePreempted()) {
     metrics_.Preempted();
     LOG(INFO) << "request=" << sequence->request.id.ToString()
@@ -408,16 +468,20 @@ double EngineCore::QueuedSeconds() const {
 void EngineCore::PublishLoad() {
   const SequencePool& pool = scheduler_.pool();
   metrics_.KvChanged(pool.cache());
-  Load load = {.incarnation = incarnation_,
-               .running_requests = static_cast<int32_t>(pool.running().size()),
-               .waiting_requests = static_cast<int32_t>(pool.waiting().size()),
-               .kv_blocks = pool.cache().num_blocks(),
+  board_.prefixes().Publish(scheduler_.pool().cache().TakeChanges());
+  Load load = {.kv_blocks = pool.cache().num_blocks(),
                .free_kv_blocks = std::max(pool.num_available(), 0),
                .draining = draining_,
                .cost = cost_.coefficients()};
-  for (const std::vector<Sequence*>* line : {&pool.running(), &pool.waiting()}) {
-    for (const Sequence* s : *line) {
-      load.queued_prefill_tokens += std::max<int64_t>(s->prompt_tokens() - s->processed_tokens, 0);
+  if (!warming_up()) {  // else not ready, and what runs is nobody's request
+    load.incarnation = incarnation_;
+    load.running_requests = static_cast<int32_t>(pool.running().size());
+    load.waiting_requests = static_cast<int32_t>(pool.waiting().size());
+    for (const std::vector<Sequence*>* line : {&pool.running(), &pool.waiting()}) {
+      for (const Sequence* s : *line) {
+        load.queued_prefill_tokens +=
+            std::max<int64_t>(s->prompt_tokens() - s->processed_tokens, 0);
+      }
     }
   }
   if (published_ && SameForRouters(*published_, load)) return;

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,16 +11,18 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "common/cost_model.h"
 #include "common/types.h"
 #include "worker/leader/batch_scheduler.h"
+#include "worker/leader/cost_fit.h"
 #include "worker/leader/event_log.h"
 #include "worker/leader/leader_metrics.h"
 #include "worker/leader/load_board.h"
 #include "worker/leader/plan_sink.h"
 #include "worker/leader/request.h"
 #include "worker/leader/request_table.h"
+#include "worker/leader/saved_cost.h"
 #include "worker/leader/stop_rule.h"
+#include "worker/leader/warm_up.h"
 #include "worker/step_plan.h"
 
 namespace longhaul::worker::leader {
@@ -31,6 +34,12 @@ struct EngineOptions {
   int32_t vocab_size = 0;
   // In the logs of finished requests that are kept for a reader.
   int64_t max_kept_tokens = int64_t{4} << 20;
+  // Before the first request, seconds of work; 0 = no warm-up. None on hardware with saved costs.
+  double warm_up_seconds = 0;
+  std::vector<SavedCost> saved_costs;  // of this model and group
+  // Hears of costs that are worth being saved, from the engine thread; returns at once. May be
+  // empty.
+  std::function<void(const SavedCost&)> keep_cost;
 };
 
 // What the engine thread does: the life of each request from submission to its last event, told as
@@ -57,6 +66,8 @@ class EngineCore {
 
   void GroupUp(uint64_t incarnation, const GroupFacts& facts);
   void StepDone(uint64_t incarnation, const StepResult& result, absl::Time now);
+  // A step does not end: logs what there is.
+  void StepStuck(uint64_t incarnation) const;
   // Requests of which no token was delivered start again with the next incarnation, once; others
   // fail.
   void GroupDown(uint64_t incarnation, const absl::Status& reason, absl::Time now);
@@ -93,6 +104,9 @@ class EngineCore {
   void EndOverdue(absl::Time now);
   void WakeAt(absl::Time time);
   void PublishLoad();
+  void EndWarmUp();
+  void TellCost();
+  bool warming_up() const { return warm_up_.has_value(); }
 
   // Predicted seconds of prefill that `sequence` still needs, and of what is ahead of it in the
   // line.
@@ -109,12 +123,17 @@ class EngineCore {
   LeaderMetrics& metrics_;
 
   BatchScheduler scheduler_;
-  CostModel cost_;
+  CostFit cost_;
+  std::optional<WarmUp> warm_up_;  // until it is over: no request is taken
+  const std::vector<SavedCost> saved_costs_;
+  const std::function<void(const SavedCost&)> keep_cost_;
+  std::string hardware_;      // of the ranks that are up, or were last
   uint64_t incarnation_ = 0;  // of the group that is up, 0 = none
   std::unordered_map<RequestId, Entry> entries_;
   std::deque<Kept> kept_;                 // finished and kept for a reader, oldest first
   int64_t kept_tokens_ = 0;               // of all of them
   std::deque<double> predicted_seconds_;  // of the plans in flight
+  std::optional<absl::Time> busy_since_;  // plans in flight; counted up to here
   // Sequences that were cancelled while plans in flight named them, and when.
   std::unordered_map<SequenceId, absl::Time> cancelled_;
   bool draining_ = false;

@@ -288,7 +288,7 @@ void Group::SendToRanks(const PlanCommand& command) {
   const StepId expected = first_step_ + steps_.size();
   CHECK(command.plan.step_id == expected)
       << "step " << command.plan.step_id << " sent, expected " << expected;
-  if (steps_.empty()) head_since_ = clock_.Now();
+  if (steps_.empty()) SetHead();
   steps_.push_back({.result = {.step_id = command.plan.step_id,
                                .stage_seconds = std::vector<double>(
                                    static_cast<size_t>(options_.shape.pipeline_parallel_size()))},
@@ -329,7 +329,7 @@ void Group::StepAcknowledged(int32_t rank, StepResult result) {
     listener_->OnStepDone(incarnation_, std::move(steps_.front().result));
     steps_.pop_front();
     ++first_step_;
-    head_since_ = clock_.Now();
+    SetHead();
   }
 }
 
@@ -423,6 +423,7 @@ void Group::CheckTimers() {
         -1, absl::StrCat("the ranks were not ready ", absl::ToDoubleSeconds(options_.load_limit),
                          " s after their launch"));
   }
+  if (!head_stuck_ && now >= StepDeadline() - options_.stuck_lead) TellStuck(now);
   if (now >= StepDeadline()) {
     // Ranks that wait for the one that stalls have not acknowledged either.
     Lose(
@@ -431,6 +432,23 @@ void Group::CheckTimers() {
                      absl::ToDoubleSeconds(now - head_since_), " s, predicted ",
                      steps_.front().predicted_seconds.value_or(0), " s; not done by ", Laggards()));
   }
+}
+
+void Group::SetHead() {
+  head_since_ = clock_.Now();
+  head_stuck_ = false;
+}
+
+void Group::TellStuck(absl::Time now) {
+  head_stuck_ = true;
+  LOG(ERROR) << "event=step_stuck incarnation=" << incarnation_ << " step=" << first_step_
+             << " seconds=" << absl::ToDoubleSeconds(now - head_since_)
+             << " predicted_seconds=" << steps_.front().predicted_seconds.value_or(0)
+             << " steps_in_flight=" << steps_.size() << " not_done_by=\"" << Laggards() << "\"";
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    if (!steps_.front().acknowledged[i]) ranks_[i].link->SendDumpStacks();
+  }
+  listener_->OnStepStuck(incarnation_);
 }
 
 absl::Time Group::StepDeadline() const {
@@ -448,8 +466,9 @@ absl::Time Group::NextTimer() const {
   }
   if (state_ == State::kBackingOff) return std::min(next, restart_at_);
   if (state_ != State::kStarting && state_ != State::kUp) return next;
-  next = std::min({next, StepDeadline(),
-                   clock_.Now() + (state_ == State::kStarting ? kStartingLook : kRunningLook)});
+  next =
+      std::min({next, StepDeadline() - (head_stuck_ ? absl::ZeroDuration() : options_.stuck_lead),
+                clock_.Now() + (state_ == State::kStarting ? kStartingLook : kRunningLook)});
   for (const Rank& rank : ranks_) next = std::min(next, rank.last_heard + options_.silence_limit);
   return next;
 }

@@ -32,7 +32,9 @@ struct GroupOptions {
 
   // A rank silent this long is lost; ranks beat every second, and 5 s is promised.
   absl::Duration silence_limit = absl::Milliseconds(4500);
-  // A step that takes longer than this and 3 x its prediction: its ranks are stalled.
+  // A step that takes longer than this and 3 x its prediction: its ranks are stalled. stuck_lead
+  // before, engine state and stacks are logged.
+  absl::Duration stuck_lead = absl::Seconds(2);
   absl::Duration stall_floor = absl::Seconds(30);
   double stall_factor = 3;
   // The same for a step that nothing observed predicts: the first large prefill on a slow machine.
@@ -144,6 +146,10 @@ class Group final : public PlanSink {
   std::string Laggards() const;
   void EndRanks(const std::string& reason, absl::Duration grace);
   void CheckTimers();
+  // The oldest step takes so long that whoever looks into it later will want to know more.
+  void TellStuck(absl::Time now);
+  // steps_.front() is the oldest from now on.
+  void SetHead();
   absl::Time NextTimer() const;
   absl::Time StepDeadline() const;
 
@@ -164,10 +170,11 @@ class Group final : public PlanSink {
   std::vector<Rank> ranks_;     // [world_size]
   RendezvousRelay rendezvous_;  // of this incarnation
   std::vector<Stranger> strangers_;
-  std::deque<Step> steps_;  // in flight
-  StepId first_step_ = 1;   // id of steps_.front()
-  absl::Time launched_at_;  // the ranks that are starting or up
-  absl::Time head_since_;   // when the front became the oldest in flight
+  std::deque<Step> steps_;   // in flight
+  StepId first_step_ = 1;    // id of steps_.front()
+  absl::Time launched_at_;   // the ranks that are starting or up
+  bool head_stuck_ = false;  // and it was told
+  absl::Time head_since_;    // when the front became the oldest in flight
   bool was_up_ = false;
   absl::Duration backoff_;
   absl::Time up_since_;

@@ -50,7 +50,8 @@ EngineOptions EngineOptionsFor(const LeaderConfig& config, const LeaderModel& mo
                         .max_step_seconds = config.max_step_ms / 1e3},
           .prefix = model.prefix,
           .end_tokens = model.end_tokens,
-          .vocab_size = model.vocab_size};
+          .vocab_size = model.vocab_size,
+          .warm_up_seconds = config.warm_up_seconds};
 }
 
 std::string ServedName(const LeaderConfig& config) {
@@ -87,13 +88,23 @@ absl::StatusOr<LeaderModel> LeaderModel::Load(const LeaderConfig& config) {
                                     ",", model.dual_chunk->original_max_position_embeddings));
   }
   prefix.root = PrefixRoot(identity);
+  std::vector<int32_t> stage_layers;
+  for (int32_t rank = 0; rank < shape.num_ranks(); rank += shape.tensor_parallel_size()) {
+    const GroupShape::Layers layers = shape.LayersOf(rank);
+    stage_layers.push_back(layers.end - layers.begin);
+  }
   return LeaderModel{.num_layers = model.num_layers,
                      .shape = shape,
                      .vocab_size = model.vocab_size,
                      .max_position_embeddings = model.max_position_embeddings,
                      .end_tokens = defaults.eos_token_ids,
                      .digest = digest,
-                     .prefix = prefix};
+                     .prefix = prefix,
+                     .cost_key = {.model = digest,
+                                  .tensor_parallel_size = shape.tensor_parallel_size(),
+                                  .stage_layers = std::move(stage_layers),
+                                  .kv_dtype = identity.kv_dtype,
+                                  .attention = identity.attention_mode}};
 }
 
 Leader::Leader(const LeaderConfig& config, const LeaderModel& model, const std::string& secret,
@@ -125,8 +136,14 @@ absl::Status Leader::CheckConfig() const {
 
 absl::Status Leader::Start(const std::stop_token& stop) {
   RETURN_IF_ERROR(CheckConfig());
-  engine_ = std::make_unique<Engine>(EngineOptionsFor(config_, model_), group_, requests_, board_,
-                                     metrics_, clock_);
+  EngineOptions engine_options = EngineOptionsFor(config_, model_);
+  if (!config_.cost_model_dir.empty()) {
+    const CostStore store(config_.cost_model_dir, model_.cost_key);
+    engine_options.saved_costs = store.Load();
+    cost_keeper_ = std::make_unique<CostKeeper>(store);
+    engine_options.keep_cost = [this](const SavedCost& cost) { cost_keeper_->Keep(cost); };
+  }
+  engine_ = std::make_unique<Engine>(engine_options, group_, requests_, board_, metrics_, clock_);
   ASSIGN_OR_RETURN(control_, ControlServer::Start(
                                  config_.control_listen,
                                  [this](const std::shared_ptr<RankLink>& link, RankEvent event) {
@@ -161,6 +178,7 @@ absl::StatusOr<ServedModel> Leader::DescribeModel() const {
   return ServedModel{.name = ServedName(config_),
                      .digest = model_.digest,
                      .prefix_root = model_.prefix.root,
+                     .prefix_root_max_tokens = model_.prefix.original_max_position_embeddings,
                      .vocab_size = model_.vocab_size,
                      .max_model_len = static_cast<int32_t>(
                          std::min<int64_t>(MaxModelLen(config_, model_), kv_tokens)),
@@ -175,6 +193,7 @@ absl::StatusOr<ServedModel> Leader::DescribeModel() const {
 void Leader::Stop() {
   // First what makes events, then what carries them, then the ranks, whose listener lives on.
   if (engine_ != nullptr) engine_->Stop();
+  if (cost_keeper_ != nullptr) cost_keeper_->Stop();
   if (service_ != nullptr) service_->Shutdown(kStreamGrace);
   group_.Stop();
 }

@@ -13,6 +13,8 @@
 #include "common/types.h"
 #include "worker/group_shape.h"
 #include "worker/leader/control_server.h"
+#include "worker/leader/cost_keeper.h"
+#include "worker/leader/cost_store.h"
 #include "worker/leader/engine.h"
 #include "worker/leader/group.h"
 #include "worker/leader/leader_config.h"
@@ -33,7 +35,8 @@ struct LeaderModel {
   int32_t max_position_embeddings = 0;
   std::vector<TokenId> end_tokens;
   Digest digest;
-  PrefixRule prefix;  // which requests may share KV
+  PrefixRule prefix;        // which requests may share KV
+  CostStore::Key cost_key;  // whose costs are the same on the same hardware
 
   // Reads `config.model`, and cuts it as `config` says. Errors: those of ModelConfig::Load,
   // GenerationDefaults::Load, ModelDigest, GroupShape::Make.
@@ -79,6 +82,7 @@ class Leader {
   RequestTable requests_;
   BoundedQueue<absl::Status> first_start_{2};  // the group's answer, or a request to stop
   Group group_;
+  std::unique_ptr<CostKeeper> cost_keeper_;  // null: costs are not saved
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<WorkerService> service_;

@@ -38,6 +38,8 @@ struct LeaderConfig {
   std::string attention_temperature = "position";
   std::string dual_chunk_attention = "on";
   int32_t threads = 0;
+  double warm_up_seconds = 2;
+  std::string cost_model_dir;
   std::string metrics_host = "127.0.0.1";
   int32_t metrics_port = 0;
   int32_t rank_metrics_port = 0;
@@ -96,7 +98,8 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "Host memory of a rank for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = "
     "none.");
   v("kv-offload-dir", c.kv_offload_dir,
-    "Folder for KV blocks that leave the KV cache, on a disk of this host: each leader makes one of "
+    "Folder for KV blocks that leave the KV cache, on a disk of this host: each leader makes one "
+    "of "
     "its own in it, and removes it at its end; empty = none.");
   v("kv-offload-disk-gib", c.kv_offload_disk_gib, Bounds{0, 1 << 20},
     "Largest size of a rank's file in kv-offload-dir, GiB; 0 = none.");
@@ -106,6 +109,12 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "off = plain RoPE, whatever the model's configuration says.");
   v("threads", c.threads, Bounds{0, 1024},
     "Threads that a rank computes with; 0 = its share of the cores.");
+  v("warm-up-seconds", c.warm_up_seconds, Bounds{0, 3600},
+    "Work that the ranks do before they take requests, to measure what steps cost, seconds; 0 = "
+    "none, costs are learnt from requests. None either on hardware with saved costs.");
+  v("cost-model-dir", c.cost_model_dir,
+    "Folder where costs of steps are saved, by hardware and model, for the next start; empty = not "
+    "saved.");
   v("metrics-host", c.metrics_host, "Address that /metrics of leader and ranks is served on.");
   v("metrics-port", c.metrics_port, Bounds{-1, 65'535},
     "Port of the leader's /metrics; 0 = any free one, -1 = none.");

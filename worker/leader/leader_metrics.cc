@@ -4,6 +4,7 @@
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -92,7 +93,17 @@ LeaderMetrics::LeaderMetrics()
                                "Tokens run again after a preemption or a loss of the ranks.")),
       cancel_to_free_(Histogram(*registry_, "cancel_to_free_seconds",
                                 "From a cancel until no plan in flight names the request.",
-                                StepBuckets())) {}
+                                StepBuckets())),
+      busy_(Counter(*registry_, "busy_seconds_total", "Time with plans in flight.")),
+      stage_busy_(prometheus::BuildCounter()
+                      .Name(Name("stage_busy_seconds_total"))
+                      .Help("Time in which a pipeline stage computed.")
+                      .Register(*registry_)),
+      cost_fit_ok_(Gauge(*registry_, "cost_fit_ok",
+                         "1 while the cost model is used: known, and its predictions hold.")),
+      cost_error_(Gauge(*registry_, "cost_error_ratio",
+                        "Relative error of the cost model's predictions of late.")),
+      warm_up_(Gauge(*registry_, "warm_up_seconds", "Work of the warm-up, 0 if there was none.")) {}
 
 void LeaderMetrics::LoadChanged(const Load& load) {
   running_.Set(load.running_requests);
@@ -152,6 +163,20 @@ void LeaderMetrics::UnitDone(double seconds, double predicted_seconds) {
   if (predicted_seconds > 0) unit_predicted_.Observe(predicted_seconds);
 }
 
+void LeaderMetrics::Busy(absl::Duration time, std::span<const double> stage_seconds) {
+  busy_.Increment(std::max(absl::ToDoubleSeconds(time), 0.0));
+  for (size_t stage = 0; stage < stage_seconds.size(); ++stage) {
+    stage_busy_.Add({{"stage", std::to_string(stage)}}).Increment(stage_seconds[stage]);
+  }
+}
+
 void LeaderMetrics::RanksRestarted() { restarts_.Increment(); }
+
+void LeaderMetrics::CostFitted(bool believed, double error) {
+  cost_fit_ok_.Set(believed ? 1 : 0);
+  cost_error_.Set(error);
+}
+
+void LeaderMetrics::WarmedUp(double seconds) { warm_up_.Set(seconds); }
 
 }  // namespace longhaul::worker::leader

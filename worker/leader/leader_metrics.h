@@ -1,10 +1,12 @@
 #pragma once
 
+#include <prometheus/family.h>
 #include <prometheus/registry.h>
 
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "absl/time/time.h"
 #include "worker/leader/event_log.h"
@@ -33,6 +35,9 @@ namespace longhaul::worker::leader {
 //   longhaul_worker_prefix_lookup_tokens_total, _prefix_hit_tokens_total                tokens
 //   longhaul_worker_preemptions_total, _repeated_tokens_total
 //   longhaul_worker_cancel_to_free_seconds                                              histogram
+//   longhaul_worker_busy_seconds_total, _stage_busy_seconds_total{stage}                seconds
+//   longhaul_worker_cost_fit_ok                                                         1 or 0
+//   longhaul_worker_cost_error_ratio, _warm_up_seconds                                  gauges
 class LeaderMetrics {
  public:
   LeaderMetrics();
@@ -55,6 +60,11 @@ class LeaderMetrics {
   // `predicted_seconds`: 0 if there was no prediction.
   void UnitDone(double seconds, double predicted_seconds);
   void RanksRestarted();
+  // So much time with plans in flight, in which the stages computed for so long each.
+  void Busy(absl::Duration time, std::span<const double> stage_seconds);
+  // Whether costs are known and believed, and how far off predictions were of late.
+  void CostFitted(bool believed, double error);
+  void WarmedUp(double seconds);
 
   const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
 
@@ -82,6 +92,11 @@ class LeaderMetrics {
   prometheus::Counter& preemptions_;
   prometheus::Counter& repeated_tokens_;
   prometheus::Histogram& cancel_to_free_;
+  prometheus::Counter& busy_;
+  prometheus::Family<prometheus::Counter>& stage_busy_;
+  prometheus::Gauge& cost_fit_ok_;
+  prometheus::Gauge& cost_error_;
+  prometheus::Gauge& warm_up_;
 };
 
 }  // namespace longhaul::worker::leader

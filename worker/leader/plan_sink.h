@@ -31,6 +31,8 @@ class GroupListener {
   virtual ~GroupListener() = default;
   virtual void OnGroupUp(uint64_t incarnation, const GroupFacts& facts) = 0;
   virtual void OnStepDone(uint64_t incarnation, StepResult result) = 0;
+  // The oldest step takes far longer than predicted; OnGroupDown follows soon if it does not end.
+  virtual void OnStepStuck(uint64_t incarnation) = 0;
   virtual void OnGroupDown(uint64_t incarnation, absl::Status reason) = 0;
 };
 

@@ -73,6 +73,7 @@ class RankLink {
   virtual void SendStart(const RankPlace& place) = 0;
   virtual void SendPlan(const StepPlan& plan) = 0;
   virtual void SendRendezvous(const RendezvousEntry& entry) = 0;
+  virtual void SendDumpStacks() = 0;
   virtual void SendAbort(const std::string& reason) = 0;
   // Ends the stream with `status` after what was sent before.
   virtual void Close(const absl::Status& status) = 0;

@@ -22,12 +22,13 @@ struct Sequence {
   explicit Sequence(Request r) : request(std::move(r)) {}
 
   const Request request;
-  SequenceId id = 0;            // new each time it starts
-  uint64_t order = 0;           // of arrival; first come, first served within a priority
-  Digest prefix_root;           // of its chain of block identities
-  int32_t replays = 0;          // incarnations that were lost under it
-  int32_t preemptions = 0;      // times that it gave its KV blocks to others
-  std::vector<TokenId> output;  // every sampled token but the end token
+  SequenceId id = 0;                 // new each time it starts
+  uint64_t order = 0;                // of arrival; first come, first served within a priority
+  Digest prefix_root;                // of its chain of block identities
+  std::vector<Digest> prefix_chain;  // of its prompt's blocks, if it may share them
+  int32_t replays = 0;               // incarnations that were lost under it
+  int32_t preemptions = 0;           // times that it gave its KV blocks to others
+  std::vector<TokenId> output;       // every sampled token but the end token
 
   int64_t prompt_logprobs_told = 1;  // positions below it were reported, or need not be
   int64_t cached_prompt_tokens = 0;  // of its prompt, found in the cache at its first start

@@ -105,6 +105,10 @@ Sequence& SequencePool::Enqueue(Request request) {
   Sequence& sequence = *owned;
   sequence.order = next_order_++;
   sequence.prefix_root = prefix_.RootOf(sequence.request);
+  // Once: it is looked up each time that a place becomes free.
+  if (Reuses(sequence)) {
+    sequence.prefix_chain = PrefixChain(sequence.prefix_root, sequence.request.prompt);
+  }
   sequences_.emplace(sequence.order, std::move(owned));
   InsertInOrder(waiting_, &sequence);
   StartWaiting();
@@ -137,7 +141,7 @@ bool SequencePool::Reuses(const Sequence& s) const {
 PrefixCache::Match SequencePool::Lookup(const Sequence& s) {
   // The last known token is run whatever is cached: its logits are wanted.
   return cache_.Acquire(s.prefix_root, KnownTokens(s, 0, s.known_tokens()).get(),
-                        s.known_tokens() - 1);
+                        s.known_tokens() - 1, s.prefix_chain);
 }
 
 bool SequencePool::TakeCached(Sequence& s) {
@@ -223,7 +227,8 @@ void SequencePool::StartWaiting() {
 int64_t SequencePool::CachedPromptTokens(const Sequence& s) const {
   if (s.running) return s.cached_prompt_tokens + int64_t{s.restore_end} * kKvBlockTokens;
   if (!Reuses(s)) return 0;
-  return cache_.CachedTokens(s.prefix_root, s.request.prompt, s.prompt_tokens() - 1);
+  return cache_.CachedTokens(s.prefix_root, s.request.prompt, s.prompt_tokens() - 1,
+                             s.prefix_chain);
 }
 
 bool SequencePool::Grow(Sequence& s, int64_t end) {

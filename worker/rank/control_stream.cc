@@ -186,6 +186,9 @@ class ControlStream::Impl {
           RETURN_IF_ERROR(
               handlers.on_rendezvous(message.rendezvous().key(), message.rendezvous().value()));
           break;
+        case v1::LeaderMessage::kDumpStacks:
+          handlers.on_dump_stacks();
+          break;
         case v1::LeaderMessage::kAbort:
           return absl::AbortedError(
               absl::StrCat("leader aborted the group: ", message.abort().reason()));

@@ -62,6 +62,8 @@ class ControlStream {
     std::function<absl::Status(StepPlan)> on_plan;
     // An entry that some rank of the group sent.
     std::function<absl::Status(std::string key, std::string value)> on_rendezvous;
+    // The leader wonders what this rank does.
+    std::function<void()> on_dump_stacks;
     // The last one: the stream is over, or about to be (an abort, an error). Once, before farewells
     // that may take a second.
     std::function<void()> on_end;

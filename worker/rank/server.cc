@@ -16,6 +16,7 @@
 #include "common/metrics.h"
 #include "common/model_config.h"
 #include "common/queue.h"
+#include "common/stack_dump.h"
 #include "common/status_macros.h"
 #include "common/thread_pool.h"
 #include "worker/backend/cpu_backend.h"
@@ -268,6 +269,12 @@ class Worker {
   BoundedQueue<std::variant<GroupPlace, StepPlan>> work_;
 };
 
+void LogStacks() {
+  LOG(ERROR) << "event=stacks why=\"the leader finds the step stuck\"";
+  const absl::Status dumped = DumpStacks(STDERR_FILENO);
+  if (!dumped.ok()) LOG(ERROR) << "event=stacks_failed why=\"" << dumped << "\"";
+}
+
 }  // namespace
 
 absl::Status RunRank(const RankConfig& config, const std::string& secret, std::stop_token stop) {
@@ -329,6 +336,7 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
                              [&](std::string key, std::string value) {
                                return rendezvous.Receive(std::move(key), std::move(value));
                              },
+                         .on_dump_stacks = &LogStacks,
                          .on_end = stop_worker});
   }
   executor.join();
