@@ -67,6 +67,7 @@ LeaderFixture::LeaderFixture() {
   config_.max_num_batched_tokens = 1024;
   config_.max_num_seqs = 8;
   config_.long_prompt_tokens = 20'000;
+  config_.warm_up_seconds = 0;  // ranks see the test's own requests alone
   model_ = {.num_layers = 2,
             .vocab_size = 1000,
             .max_position_embeddings = 200'000,

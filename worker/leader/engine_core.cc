@@ -205,7 +205,7 @@ void EngineCore::GroupUp(uint64_t incarnation, const GroupFacts& facts) {
   LOG(INFO) << "event=cost_restored hardware=\"" << hardware_ << "\" " << ToString(saved->cost);
   cost_.Restore(saved->cost);
   warm_up_.reset();
-  TellCost();
+  metrics_.CostFitted(cost_.known(), cost_.error());
 }
 
 void EngineCore::EndWarmUp() {

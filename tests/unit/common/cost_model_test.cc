@@ -138,5 +138,21 @@ TEST(CostModel, StartsFromWhatWasKnownBefore) {
   EXPECT_NEAR(Seconds(model.coefficients(), 100'000, 8192), expected, 0.01 * expected);
 }
 
+TEST(CostModel, WhatWasKnownBeforeReachesAsFarAsItSays) {
+  for (const int64_t reach : {100, 5'000, 9'000, 200'000}) {
+    SCOPED_TRACE(testing::Message() << "reach=" << reach);
+    const CostCoefficients prior = {
+        .c = 0.01, .g = 1e-8, .b = 1e-5, .a = 1e-10, .reach_tokens = reach};
+    CostModel model(prior);
+    EXPECT_EQ(model.coefficients().reach_tokens, reach);
+    EXPECT_FALSE(model.Covers(Shape(0, 4 * reach)));
+    model.Observe(Shape(0, 100), Seconds(prior, 0, 100));
+    EXPECT_EQ(model.coefficients().reach_tokens, reach);
+    const int64_t half = reach / 2;
+    const double expected = Seconds(prior, half, half);
+    EXPECT_NEAR(Seconds(model.coefficients(), half, half), expected, 0.02 * expected);
+  }
+}
+
 }  // namespace
 }  // namespace longhaul
