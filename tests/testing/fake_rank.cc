@@ -181,6 +181,9 @@ void FakeRank::Read() {
       MutexLock lock(mutex_);
       entries_.emplace_back(message.rendezvous().key(), message.rendezvous().value());
       changed_.SignalAll();
+    } else if (message.has_dump_stacks()) {
+      MutexLock lock(mutex_);
+      ++stack_dumps_;
     } else if (message.has_plan()) {
       absl::StatusOr<StepPlan> plan = worker::FromProto(message.plan());
       MutexLock lock(mutex_);

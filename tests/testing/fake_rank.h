@@ -32,7 +32,7 @@ class FakeRank {
     uint64_t host_slots = 0;
     uint64_t disk_slots = 0;
     int32_t vocab_size = 1000;
-    absl::Duration step_time;         // each step takes this long
+    absl::Duration step_time;  // each step takes this long
     std::string hardware = "fake, 1 thread";
     double seconds_per_token = 1e-6;  // reported, for the leader's cost model
     std::string fail_start;           // not empty: RankFailed with this message instead of Started
@@ -70,6 +70,11 @@ class FakeRank {
   // Rendezvous entries that the leader relayed so far; waits for `count`, at most 10 s.
   Entries WaitForEntries(size_t count) const EXCLUDES(mutex_);
   bool WaitForPlans(size_t count, absl::Time deadline) const EXCLUDES(mutex_);
+  // How often the leader asked what it does.
+  int stack_dumps() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return stack_dumps_;
+  }
   // True once the stream is over, with its gRPC status text ("" for OK).
   bool WaitForEnd(absl::Time deadline) const EXCLUDES(mutex_);
   std::string end() const EXCLUDES(mutex_);
@@ -103,6 +108,7 @@ class FakeRank {
   std::string end_ GUARDED_BY(mutex_);
   std::string fail_next_ GUARDED_BY(mutex_);
   std::optional<TokenId> sample_next_ GUARDED_BY(mutex_);
+  int stack_dumps_ GUARDED_BY(mutex_) = 0;
   std::vector<worker::StepPlan> plans_ GUARDED_BY(mutex_);
   Entries entries_ GUARDED_BY(mutex_);
   std::pair<uint32_t, uint32_t> slots_ GUARDED_BY(mutex_) = {0, 0};

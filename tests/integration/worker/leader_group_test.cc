@@ -65,10 +65,12 @@ TEST_F(LeaderGroupTest, ASilentRankIsLostEvenWhenIdle) {
 TEST_F(LeaderGroupTest, AStalledRankIsLostThoughItsHeartBeats) {
   tuning_.stall_floor = absl::Milliseconds(400);
   tuning_.unpredicted_stall_limit = absl::Milliseconds(400);
+  tuning_.stuck_lead = absl::Milliseconds(200);
   Start();
   rank_->Stall();
   auto client = Execute(100, 3);
   EXPECT_THAT(Tokens(client->Rest()), SizeIs(3)) << "replayed";
+  EXPECT_EQ(rank_->stack_dumps(), 1) << "asked before it was given up";
   EXPECT_EQ(launcher_.launches(), 2u);
 }
 
