@@ -24,7 +24,8 @@ class Cluster:
     def __init__(self, folder, model, *flags):
         self._log = collections.deque(maxlen=50)
         self.process = subprocess.Popen(
-            [folder / "longhaul", "serve", model, "--port", "0", "--grpc-port", "0", *flags],
+            [folder / "longhaul", "serve", model, "--port", "0", "--grpc-port", "0", "--cost-model-dir", "",
+             *flags],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         threading.Thread(target=lambda: self._log.extend(self.process.stderr), daemon=True).start()
         line = self.process.stdout.readline()

@@ -7,7 +7,7 @@ import random
 VOCABULARY = 2040  # the demo's ordinary tokens
 SENTENCE = "Some special information hidden within the following documentation. "
 SENTENCE_TOKENS = 12
-NUM_DOCUMENTS = 6  # that prompts begin with
+NUM_DOCUMENTS = 2  # that prompts begin with
 NUM_PROBES = 8     # prompts that come again and again, whose answers have to be the same
 
 # What the client does, and how often. Only REST can half-close or reset.
@@ -53,6 +53,8 @@ class Mix:
         kind = shapes.choices(("own", "document", "probe", "chat"), (35, 35, 10, 20))[0]
         stream, seconds = shapes.random() < 0.5, _log_uniform(shapes, 0.005, 5)
         document, shared = shapes.randrange(NUM_DOCUMENTS), round(shapes.random() * tokens)
+        # Long answers outgrow the KV blocks that their prompts took: others are preempted.
+        output = round(_log_uniform(shapes, *((16, 400) if shapes.random() < 0.1 else (1, 16))))
         probe = shapes.randrange(NUM_PROBES) if kind == "probe" else None
         if kind == "chat":
             prompt = f"{texts.random()} " + SENTENCE * (tokens // SENTENCE_TOKENS)
@@ -63,7 +65,7 @@ class Mix:
         else:
             prompt = _ids(texts, tokens)
         return Request(api=api, stream=stream, fate=fate, seconds=seconds, prompt=prompt,
-                       max_tokens=8 if probe is not None else shapes.randint(1, 16),
+                       max_tokens=8 if probe is not None else output,
                        priority=shapes.choice((-5, 0, 0, 0, 5)), probe=probe)
 
 

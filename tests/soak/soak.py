@@ -110,7 +110,7 @@ def show_endings(results):
 def show_memory(halves):
     print("| RSS, KiB, after | " + " | ".join(halves[0]) + " |\n|---|" + "---|" * len(halves[0]))
     for number, half in enumerate(halves):
-        print(f"| half {number + 1} | " + " | ".join(f"{kib:,}" for kib in half.values()) + " |")
+        print(f"| half {number + 1} | " + " | ".join(f"{half.get(name, 0):,}" for name in halves[0]) + " |")
 
 
 def main():
@@ -142,8 +142,11 @@ def main():
         for number in range(2):
             wrong += soak.run(mix.half(number, arguments.requests // 2))
             memory.append(soak.memory_kib())
+            if others := soak.accounts.check_processes():
+                wrong += others
+                break
             print(f"half {number + 1}: {time.monotonic() - begin:.0f} s, load {os.getloadavg()[0]:.1f}", flush=True)
-        wrong += soak.check_endings() + soak.accounts.check_processes() + soak.accounts.check_log()
+        wrong += soak.check_endings() + soak.accounts.check_log()
         show_endings(soak.results)
         show_memory(memory)
         print(f"leaders: {soak.accounts.finished()}, " + ", ".join(
@@ -155,8 +158,8 @@ def main():
     if status != 0:
         wrong.append(f"longhaul serve ended with {status}: " + "".join(cluster.log[-5:]))
     for name, kib in memory[0].items():
-        if memory[1][name] > kib * (1 + arguments.max_growth / 100):
-            wrong.append(f"{name} has grown from {kib:,} to {memory[1][name]:,} KiB")
+        if memory[-1].get(name, 0) > kib * (1 + arguments.max_growth / 100):
+            wrong.append(f"{name} has grown from {kib:,} to {memory[-1][name]:,} KiB")
     for what in wrong[:50]:
         print("WRONG:", what)
     print(f"soak: {len(soak.results)} requests in {time.monotonic() - begin:.0f} s, "
