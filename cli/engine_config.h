@@ -30,6 +30,8 @@ struct EngineConfig {
   std::string attention_temperature = "position";
   std::string dual_chunk_attention = "on";
   int32_t threads = 0;
+  double warm_up_seconds = 2;
+  std::string cost_model_dir = "cache";
   double start_timeout_seconds = 1800;
 };
 
@@ -75,6 +77,13 @@ void VisitFields(V&& v, EngineConfig& c) {
   v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
     "Dual Chunk Attention, where the model has it; off = plain RoPE.");
   v("threads", c.threads, Bounds{0, 1024}, "Threads of a rank; 0 = its share of the cores.");
+  v("warm-up-seconds", c.warm_up_seconds, Bounds{0, 3600},
+    "Work that the ranks do before they take requests, to measure what steps cost, seconds; 0 = "
+    "none, costs are learnt from requests. None either on hardware with saved costs.");
+  v("cost-model-dir", c.cost_model_dir,
+    "Folder where costs of steps are saved, by hardware and model, for the next start; cache = "
+    "longhaul/costs in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), empty = not "
+    "saved.");
   v("start-timeout-seconds", c.start_timeout_seconds, Bounds{1, 86400},
     "Longest time until the group is ready, loading included, seconds.");
 }

@@ -55,7 +55,11 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
                                     "--attention-temperature",
                                     config.attention_temperature,
                                     "--dual-chunk-attention",
-                                    config.dual_chunk_attention};
+                                    config.dual_chunk_attention,
+                                    "--warm-up-seconds",
+                                    absl::StrCat(config.warm_up_seconds),
+                                    "--cost-model-dir",
+                                    config.cost_model_dir};
   auto add = [&flags](const char* name, auto value) {
     if (value == 0) return;
     flags.emplace_back(name);

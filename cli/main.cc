@@ -1,6 +1,7 @@
 // The command that a person types.
 #include <CLI/CLI.hpp>
 #include <cmath>
+#include <cstdlib>
 #include <iostream>
 #include <optional>
 #include <string>
@@ -66,6 +67,21 @@ void AddTask(CLI::App& command, GenerateTask& task) {
                      "Their results, one a line. What is there already is not asked again.");
 }
 
+// Where the costs of steps are saved if nothing else is said; empty for a user without a home.
+std::string CostFolder() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value == nullptr ? "" : value);
+  };
+  std::string cache = variable("XDG_CACHE_HOME");
+  if (cache.empty() || cache.front() != '/') {  // the rule of that variable
+    cache = variable("HOME");
+    if (cache.empty() || cache.front() != '/') return "";
+    cache += "/.cache";
+  }
+  return cache + "/longhaul/costs";
+}
+
 int Main(int argc, char** argv) {
   SetLogProgram("longhaul");
   CLI::App app{"Longhaul serves million-token prompts."};
@@ -113,7 +129,8 @@ int Main(int argc, char** argv) {
   if (plan.parsed()) {
     return status.ok() ? Plan(model, plan_config, plan_task) : failed(status, 2);
   }
-  const EngineConfig& engine = serve.parsed() ? serve_config.engine : generate_config.engine;
+  EngineConfig& engine = serve.parsed() ? serve_config.engine : generate_config.engine;
+  if (engine.cost_model_dir == "cache") engine.cost_model_dir = CostFolder();
   if (status.ok()) status = ServedName(model, engine.served_model_name).status();
   if (!status.ok()) return failed(status, 2);
   if (generate.parsed()) return Generate(model, generate_config, task);

@@ -18,14 +18,18 @@ READY_SECONDS = 60
 sys.path.insert(0, str(SOURCE / "tests" / "testing"))
 
 
+# Costs are learnt from the tests' own requests, and nothing is left in the user's cache folder.
+COLD = ("--warm-up-seconds", "0", "--cost-model-dir", "")
+
+
 class Cluster:
     """`longhaul serve` on free ports, stopped and checked by `stop`."""
 
-    def __init__(self, *flags, model=SOURCE / "models" / "demo"):
+    def __init__(self, *flags, model=SOURCE / "models" / "demo", warm_up=COLD):
         self.log = []
         self.process = subprocess.Popen(
             [PROGRAMS / "longhaul", "serve", model, "--host", "127.0.0.1", "--port", "0",
-             "--grpc-port", "0", "--device", "cpu", *flags],
+             "--grpc-port", "0", "--device", "cpu", *warm_up, *flags],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import pass_key
-from conftest import PROGRAMS, SOURCE
+from conftest import COLD, PROGRAMS, SOURCE
 
 KEY = "48213"
 MODEL = SOURCE / "models" / "demo"
@@ -19,7 +19,7 @@ RUN_SECONDS = 120
 
 
 def command(*arguments, model=MODEL):
-    return [str(part) for part in (PROGRAMS / "longhaul", "generate", model, *arguments)]
+    return [str(part) for part in (PROGRAMS / "longhaul", "generate", model, *COLD, *arguments)]
 
 
 @pytest.fixture(autouse=True)

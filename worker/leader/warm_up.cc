@@ -7,9 +7,10 @@
 namespace longhaul::worker::leader {
 namespace {
 
-// Histories behind which units are measured: the cost model tells what they cost from 4,096 tokens
-// on, and a second one tells reading them from computing with them.
-constexpr int64_t kHistories[] = {4096, 8192};
+// Histories behind which units are measured. The cost model tells what they cost from 4,096 tokens
+// on, which is as much as a small machine has the time for.
+constexpr int64_t kShortHistory = CostModel::kMinReach;
+constexpr int64_t kLongHistory = 2 * kShortHistory;
 
 }  // namespace
 
@@ -17,18 +18,20 @@ WarmUp::WarmUp(const Options& options) : options_(options) {
   CHECK(options.max_num_batched_tokens >= kKvBlockTokens && options.vocab_size > 0);
   // Prefill is planned in whole blocks.
   const int64_t chunk = options.max_num_batched_tokens / kKvBlockTokens * kKvBlockTokens;
-  const auto add_twice = [this](int64_t tokens) {
-    if (tokens <= options_.max_prompt_tokens) lengths_.insert(lengths_.end(), 2, tokens);
+  const int64_t half = std::max<int64_t>(chunk / 2 / kKvBlockTokens, 1) * kKvBlockTokens;
+  const auto add = [this](int64_t tokens, size_t times) {
+    if (tokens <= options_.max_prompt_tokens) lengths_.insert(lengths_.end(), times, tokens);
   };
-  for (int64_t tokens = kKvBlockTokens; tokens < chunk; tokens *= 4) add_twice(tokens);
-  add_twice(chunk);
-  // The last unit of each is shorter than a chunk: with units of one length, what a token costs
-  // behind a history could not be told from what the history costs.
-  int64_t last = kKvBlockTokens;
-  for (const int64_t history : kHistories) {
-    add_twice((history + chunk - 1) / chunk * chunk + std::min(last, chunk));
-    last *= 2;
-  }
+  const auto whole_chunks = [chunk](int64_t tokens) {
+    return (tokens + chunk - 1) / chunk * chunk;
+  };
+  // What matters most comes first. The last unit behind a history is shorter than a chunk: with
+  // units of one length, what a token costs there could not be told from what the history costs.
+  add(kKvBlockTokens, 3);
+  add(chunk, 1);
+  add(whole_chunks(kShortHistory) + kKvBlockTokens, 1);
+  add(half, 2);
+  add(whole_chunks(kLongHistory) + half, 1);
 }
 
 bool WarmUp::WouldTakeTooLong(int64_t history, int64_t rest) const {
@@ -59,7 +62,7 @@ void WarmUp::StepDone(const PlannedStep& step, double seconds, BatchScheduler& s
   const PlannedSlice& slice = step.slices.front();
   spent_seconds_ += seconds;
   model_.Observe(step.shape, seconds);
-  if (!seen_.emplace(slice.begin, slice.count).second) samples_.push_back({step.shape, seconds});
+  if (!seen_.insert(slice.count).second) samples_.push_back({step.shape, seconds});
   if (prompt_ == nullptr) return;
   const int64_t rest = prompt_->prompt_tokens() - prompt_->planned_tokens;
   if (prompt_->processed_tokens >= prompt_->prompt_tokens()) {

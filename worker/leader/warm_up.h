@@ -4,7 +4,6 @@
 #include <random>
 #include <set>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "common/cost_model.h"
@@ -14,9 +13,9 @@
 namespace longhaul::worker::leader {
 
 // Prompts of random tokens that a group runs before it takes requests, so that its costs are known
-// from the first one on: longer and longer ones, each twice, as units of up to
-// max_num_batched_tokens behind histories of up to some thousand tokens. The first unit of each
-// shape is cold (memory is touched, kernels are chosen) and is no sample.
+// from the first one on: longer and longer ones, as units of up to max_num_batched_tokens behind
+// histories of up to some thousand tokens. The first unit of each length is cold (memory is
+// touched, kernels are chosen) and is no sample.
 //
 // The prompts go through the scheduler like any other, one at a time and alone, and leave nothing
 // in the prefix cache. No unit is begun that is predicted to end after `seconds` of work; the very
@@ -60,9 +59,9 @@ class WarmUp {
   Sequence* prompt_ = nullptr;    // the one that runs
   int attempts_ = 1;
 
-  std::mt19937 random_;                         // the same tokens each time
-  CostModel model_;                             // of all units, to know what the next one takes
-  std::set<std::pair<int64_t, int64_t>> seen_;  // history and length of units
+  std::mt19937 random_;     // the same tokens each time
+  CostModel model_;         // of all units, to know what the next one takes
+  std::set<int64_t> seen_;  // lengths of units
   std::vector<CostSample> samples_;
   double spent_seconds_ = 0;
 };
