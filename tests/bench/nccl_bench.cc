@@ -32,7 +32,7 @@ struct Case {
   Call call;
   int64_t bytes;
 };
-constexpr int64_t kActivations = 2048 * 3584;  // elements of 2,048 tokens of the 7B model
+constexpr int64_t kActivations = int64_t{2048} * 3584;  // elements of 2,048 tokens of the 7B model
 constexpr Case kCases[] = {
     {Call::kSum, 16 << 10},  {Call::kSum, 64 << 10},          {Call::kSum, 1 << 20},
     {Call::kSum, 16 << 20},  {Call::kSum, 64 << 20},          {Call::kSum, 1 << 30},

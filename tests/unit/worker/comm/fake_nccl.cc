@@ -24,50 +24,50 @@ using longhaul::MutexLock;
 
 // The two opaque types of the libraries' headers.
 struct CUstream_st {
-  CUstream_st() : thread([this] { Run(); }) {}
+  CUstream_st() : thread_([this] { Run(); }) {}
   ~CUstream_st() {
     {
-      MutexLock lock(mutex);
-      stop = true;
-      changed.SignalAll();
+      MutexLock lock(mutex_);
+      stop_ = true;
+      changed_.SignalAll();
     }
-    thread.join();
+    thread_.join();
   }
 
-  void Push(std::function<void()> task) EXCLUDES(mutex) {
-    MutexLock lock(mutex);
-    tasks.push_back(std::move(task));
-    changed.SignalAll();
+  void Push(std::function<void()> task) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    tasks_.push_back(std::move(task));
+    changed_.SignalAll();
   }
-  bool Idle() EXCLUDES(mutex) {
-    MutexLock lock(mutex);
-    return tasks.empty();
+  bool Idle() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return tasks_.empty();
   }
-  void Wait() EXCLUDES(mutex) {
-    MutexLock lock(mutex);
-    while (!tasks.empty()) changed.Wait(mutex);
+  void Wait() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (!tasks_.empty()) changed_.Wait(mutex_);
   }
 
  private:
-  void Run() EXCLUDES(mutex) {
-    MutexLock lock(mutex);
+  void Run() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
     while (true) {
-      while (tasks.empty() && !stop) changed.Wait(mutex);
-      if (tasks.empty()) return;
-      const std::function<void()> task = tasks.front();
-      mutex.Unlock();
+      while (tasks_.empty() && !stop_) changed_.Wait(mutex_);
+      if (tasks_.empty()) return;
+      const std::function<void()> task = std::move(tasks_.front());
+      mutex_.Unlock();
       task();
-      mutex.Lock();
-      tasks.pop_front();  // only now: Idle means done
-      changed.SignalAll();
+      mutex_.Lock();
+      tasks_.pop_front();  // only now: Idle means done
+      changed_.SignalAll();
     }
   }
 
-  Mutex mutex;
-  CondVar changed;
-  std::deque<std::function<void()>> tasks GUARDED_BY(mutex);
-  bool stop GUARDED_BY(mutex) = false;
-  std::thread thread;  // the last member: it uses the others
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::function<void()>> tasks_ GUARDED_BY(mutex_);
+  bool stop_ GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // the last member: it uses the others
 };
 
 namespace {
