@@ -35,6 +35,14 @@ cmake --build build/cpu-tsan --target proto all_headers >build/cpu-tsan/lint.log
   echo "lint: a header does not compile by itself" >&2
   exit 1
 }
-mapfile -t own < <(git ls-files 'common/*.cc' 'kernels/*.cc' 'worker/*.cc' 'router/*.cc' 'cli/*.cc')
+# What that tree does not compile (it is one without CUDA) has no commands to check it with.
+own=()
+while read -r file; do
+  if grep -qF "\"file\": \"$PWD/$file\"" build/cpu-tsan/compile_commands.json; then
+    own+=("$file")
+  else
+    echo "lint: clang-tidy leaves out $file"
+  fi
+done < <(git ls-files 'common/*.cc' 'kernels/*.cc' 'worker/*.cc' 'router/*.cc' 'cli/*.cc')
 printf '%s\n' "${own[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy -p build/cpu-tsan --quiet 2>/dev/null ||
   { echo "lint: clang-tidy found the above" >&2; exit 1; }
