@@ -34,7 +34,7 @@ class CostFit {
   static constexpr double kBelieved = 0.25;
   static constexpr double kDisbelieved = 0.5;
   // A check of fewer samples than there are coefficients would say nothing.
-  static constexpr size_t kMinSamples = 5;
+  static constexpr size_t kMinSamples = 4;
 
   // Ranks are up that have run nothing: their first unit of each size is slower than later ones.
   void GroupUp() { warm_sizes_ = 0; }

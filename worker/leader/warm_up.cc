@@ -28,8 +28,8 @@ WarmUp::WarmUp(const Options& options) : options_(options) {
   // What matters most comes first. The last unit behind a history is shorter than a chunk: with
   // units of one length, what a token costs there could not be told from what the history costs.
   add(kKvBlockTokens, 3);
-  add(chunk, 1);
   add(whole_chunks(kShortHistory) + kKvBlockTokens, 1);
+  add(chunk, 1);
   add(half, 2);
   add(whole_chunks(kLongHistory) + half, 1);
 }
