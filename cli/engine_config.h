@@ -21,6 +21,7 @@ struct EngineConfig {
   int32_t max_num_seqs = 0;
   double step_target_ms = 0;
   double max_step_ms = 0;
+  bool enable_prefix_caching = true;
   int32_t max_prompt_logprobs_tokens = 0;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
@@ -58,6 +59,8 @@ void VisitFields(V&& v, EngineConfig& c) {
     "default.");
   v("max-step-ms", c.max_step_ms, Bounds{0, 3.6e6},
     "Predicted time of any step, milliseconds; 0 = the leader's default.");
+  v("enable-prefix-caching", c.enable_prefix_caching,
+    "Requests that begin alike share the KV of what they have in common.");
   v("max-prompt-logprobs-tokens", c.max_prompt_logprobs_tokens, Bounds{0, 1 << 20},
     "Longest prompt whose logprobs may be asked for, tokens; 0 = the programs' default.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},

@@ -60,6 +60,7 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
                                     absl::StrCat(config.warm_up_seconds),
                                     "--cost-model-dir",
                                     config.cost_model_dir};
+  if (!config.enable_prefix_caching) flags.emplace_back("--enable-prefix-caching=false");
   auto add = [&flags](const char* name, auto value) {
     if (value == 0) return;
     flags.emplace_back(name);
