@@ -7,7 +7,7 @@
 Long random prompts, one after another without a pause; beside them short requests (1 to 64 tokens in, 4 out) at
 random times, --rate a second, whether or not earlier ones have been answered. They come until there were --shorts
 of them and a long prompt has begun and ended beside them. Before that, in the same cluster, short ones alone, and
-before and after it a long one alone. Then all of it again without the guard: steps as long as their tokens make them.
+before and after it long ones alone. Then all of it again without the guard: steps as long as their tokens make them.
 Prints Markdown. Engine-busy seconds are the leader's unit_seconds_sum between a long prompt's sending and its first
 token, without what the short ones of that time took when they were alone; rank CPU seconds likewise, which other
 work on the machine changes less.
@@ -81,7 +81,7 @@ def beside(cluster, rng, arguments):
     while True:
         work, before = Work(cluster), len(shorts.sent)
         sent = Completion(cluster, random_prompt(rng, arguments.prompt_tokens))
-        while sent.running and (len(shorts.sent) < arguments.shorts or not longs):
+        while sent.running and (len(shorts.sent) < arguments.shorts or len(longs) < arguments.alone):
             time.sleep(0.05)
         if sent.running:
             seconds = shorts.end()
@@ -99,15 +99,17 @@ def measure(arguments, rng, flags):
         work = Work(cluster)
         own = [one_short(cluster, rng).wait().first_token for _ in range(ALONE_SHORTS)]
         own_work = [each / ALONE_SHORTS for each in work.since()]
-        alone = [long_alone(cluster, random_prompt(rng, arguments.prompt_tokens))]
+        alone = [long_alone(cluster, random_prompt(rng, arguments.prompt_tokens))
+                 for _ in range(arguments.alone)]
         begin = time.monotonic()
         seconds, longs = beside(cluster, rng, arguments)
         took, load = time.monotonic() - begin, os.getloadavg()[0]
-        alone.append(long_alone(cluster, random_prompt(rng, arguments.prompt_tokens)))
+        alone += [long_alone(cluster, random_prompt(rng, arguments.prompt_tokens))
+                  for _ in range(arguments.alone)]
     print(f"| {' '.join(flags)} | {len(seconds)} in {took:.0f} s, load {load:.1f} | "
           f"{quantile(own, 0.5):.3f}, {quantile(own, 0.99):.3f} | {quantile(seconds, 0.5):.3f} | "
           f"{quantile(seconds, 0.99):.3f} | {max(seconds):.3f} | ", end="")
-    for kind in range(2):  # busy, CPU
+    for kind in range(2 if alone else 0):  # busy, CPU
         by_itself = statistics.mean(each[kind] for each in alone)
         with_shorts = statistics.mean(each[kind] for each in longs)
         own_share = statistics.mean(each[2] for each in longs) * own_work[kind]
@@ -124,6 +126,7 @@ def main():
     parser.add_argument("--shorts", type=int, default=200)
     parser.add_argument("--rate", type=float, default=1)
     parser.add_argument("--step-target-ms", type=float, default=500)
+    parser.add_argument("--alone", type=int, default=1, help="long prompts alone, before and after; 0 = no costs")
     parser.add_argument("--guard", choices=("on", "off", "both"), default="both")
     parser.add_argument("--seed", type=int)
     parser.add_argument("flags", nargs="*", help="of longhaul serve")
