@@ -48,6 +48,7 @@ void CostFit::Believe(bool believed) {
                << " at start, later " << kDisbelieved << " " << ToString(model_.coefficients());
     // What misled it would for long, since units that were told to be fast weigh most.
     model_ = CostModel();
+    units_ = 0;
   }
 }
 
@@ -55,6 +56,7 @@ void CostFit::Restore(const CostCoefficients& saved) {
   model_ = CostModel(saved);
   error_ = 0;
   believed_ = true;
+  units_ = kMinUnits;
 }
 
 void CostFit::Learn(std::span<const CostSample> samples) {
@@ -71,6 +73,7 @@ void CostFit::Learn(std::span<const CostSample> samples) {
   const auto middle = errors.begin() + static_cast<int64_t>(errors.size() / 2);
   std::nth_element(errors.begin(), middle, errors.end());
   error_ = *middle;
+  units_ = kMinUnits;
   Believe(error_ <= kBelieved && Predicts(model_.coefficients()));
 }
 
@@ -79,6 +82,7 @@ void CostFit::Observe(const UnitShape& shape, double seconds) {
   const bool was_warm = WasWarm(shape);
   if (model_.known()) {
     if (!was_warm) return;
+    units_ = std::min(units_ + 1, kMinUnits);
     error_ += kErrorWeight * (ErrorOf(model_, shape, seconds) - error_);
   }
   model_.Observe(shape, seconds);

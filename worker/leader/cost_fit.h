@@ -35,6 +35,8 @@ class CostFit {
   static constexpr double kDisbelieved = 0.5;
   // A check of fewer samples than there are coefficients would say nothing.
   static constexpr size_t kMinSamples = 4;
+  // Without such a check: units whose predictions were looked at one by one.
+  static constexpr int kMinUnits = 32;
 
   // Ranks are up that have run nothing: their first unit of each size is slower than later ones.
   void GroupUp() { warm_sizes_ = 0; }
@@ -54,6 +56,8 @@ class CostFit {
   CostCoefficients coefficients() const {
     return known() ? model_.coefficients() : CostCoefficients();
   }
+  // Whether they are worth being saved: what was learnt has been checked.
+  bool checked() const { return known() && units_ >= kMinUnits; }
   // Relative, of late, each unit's at most 1: a median after Learn, an average afterwards.
   double error() const { return error_; }
 
@@ -64,6 +68,7 @@ class CostFit {
 
   CostModel model_;
   bool believed_ = true;
+  int units_ = 0;  // whose prediction was looked at, kMinUnits at most
   double error_ = 0;
   uint64_t warm_sizes_ = 0;  // bit n: a unit of [2^(n-1), 2^n) new tokens has run
 };

@@ -222,7 +222,10 @@ void EngineCore::TellCost() {
   metrics_.CostFitted(cost_.known(), cost_.error());
   // What has seen no long history is not worth more than a warm-up.
   const CostCoefficients cost = cost_.coefficients();
-  if (!keep_cost_ || hardware_.empty() || cost.reach_tokens < CostModel::kMinReach) return;
+  if (!keep_cost_ || hardware_.empty() || !cost_.checked() ||
+      cost.reach_tokens < CostModel::kMinReach) {
+    return;
+  }
   keep_cost_({.hardware = hardware_, .cost = cost});
 }
 

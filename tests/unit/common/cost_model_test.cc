@@ -138,6 +138,18 @@ TEST(CostModel, StartsFromWhatWasKnownBefore) {
   EXPECT_NEAR(Seconds(model.coefficients(), 100'000, 8192), expected, 0.01 * expected);
 }
 
+TEST(CostModel, WhatTwoShapesCannotTellIsNotReadIntoThem) {
+  const CostCoefficients truth = {.c = 0, .g = 0, .b = 1e-4, .a = 5e-8};
+  CostModel model;
+  for (const double noise : {1.0, 1.04})
+    model.Observe(Shape(0, 256), noise * Seconds(truth, 0, 256));
+  model.Observe(Shape(2048, 2048), Seconds(truth, 2048, 2048));
+  EXPECT_EQ(model.coefficients().c, 0);
+  EXPECT_EQ(model.coefficients().g, 0);
+  EXPECT_NEAR(model.coefficients().b, truth.b, 0.05 * truth.b);
+  EXPECT_NEAR(model.coefficients().a, truth.a, 0.05 * truth.a);
+}
+
 TEST(CostModel, WhatWasKnownBeforeReachesAsFarAsItSays) {
   for (const int64_t reach : {100, 5'000, 9'000, 200'000}) {
     SCOPED_TRACE(testing::Message() << "reach=" << reach);
