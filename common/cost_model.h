@@ -47,10 +47,10 @@ int64_t TokensWithin(const CostCoefficients& cost, int64_t history, double secon
 //
 // Least squares of the relative error with exponential forgetting, so that a unit of 50 ms counts
 // as much as one of 5 s and the fit follows a machine that slows down. Coefficients are never
-// negative, and zero if they explain next to nothing (a percent of a unit or two): the optimum under
-// that is found exactly, over the 15 supports of four coefficients.
-// Before kMinReach tokens were seen together, c and b alone are fitted: what short units show of
-// histories is noise, and grows with the square of a prompt's length. O(1) a call.
+// negative, and zero if they explain next to nothing (a percent of a unit or two): the optimum
+// under that is found exactly, over the 15 supports of four coefficients. Before kMinReach tokens
+// were seen together, c and b alone are fitted: what short units show of histories is noise, and
+// grows with the square of a prompt's length. O(1) a call.
 class CostModel {
  public:
   static constexpr int64_t kMinReach = 4096;
