@@ -4,7 +4,6 @@
 #include <cstring>
 #include <thread>
 
-#include "absl/time/clock.h"
 #include "common/clock.h"
 #include "tests/testing/golden.h"
 #include "tests/testing/status_matchers.h"
