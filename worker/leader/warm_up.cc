@@ -17,7 +17,7 @@ constexpr int64_t kLongHistory = 2 * kShortHistory;
 WarmUp::WarmUp(const Options& options) : options_(options) {
   CHECK(options.max_num_batched_tokens >= kKvBlockTokens && options.vocab_size > 0);
   // Prefill is planned in whole blocks.
-  const int64_t chunk = options.max_num_batched_tokens / kKvBlockTokens * kKvBlockTokens;
+  const int64_t chunk = int64_t{options.max_num_batched_tokens / kKvBlockTokens} * kKvBlockTokens;
   const int64_t half = std::max<int64_t>(chunk / 2 / kKvBlockTokens, 1) * kKvBlockTokens;
   const auto add = [this](int64_t tokens, size_t times) {
     if (tokens <= options_.max_prompt_tokens) lengths_.insert(lengths_.end(), times, tokens);
