@@ -101,6 +101,9 @@ struct Group {
 // shared_ptr<const ClusterView>. Published without charges; the dispatch thread adds its own.
 struct ClusterView {
   std::vector<Group> groups;
+  // Leaders that stopped reporting without ending their Watch, until they say Hello again: they
+  // hang, or the network does. Their streams may stay open for ever, so what runs there is lost.
+  std::vector<std::string> silent;
 
   int32_t num_healthy() const {
     return static_cast<int32_t>(

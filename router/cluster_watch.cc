@@ -6,6 +6,14 @@
 #include "common/logging.h"
 
 namespace longhaul::router {
+namespace {
+
+// The watching thread looks at the time at least so often while it expects reports...
+constexpr absl::Duration kLook = absl::Seconds(1);
+// ... and was held up (the process was stopped, the machine asleep) if it comes this much later.
+constexpr absl::Duration kHeldUp = absl::Milliseconds(500);
+
+}  // namespace
 
 ClusterWatch::ClusterWatch(ClusterWatchOptions options, const WorkerChannels& channels,
                            const Clock& clock, RouterMetrics& metrics)
@@ -63,7 +71,19 @@ void ClusterWatch::Run() {
   }
 }
 
+void ClusterWatch::ForgiveLostTime(absl::Time now) {
+  const absl::Duration lost = now - last_look_ - kLook;
+  last_look_ = now;
+  if (lost < kHeldUp) return;
+  LOG(WARNING) << "event=held_up seconds=" << absl::ToDoubleSeconds(lost);
+  for (Worker& worker : workers_) {
+    if (worker.last_update >= now) continue;  // heard just now, or ended already
+    worker.last_update = std::min(worker.last_update + lost, now);
+  }
+}
+
 absl::Time ClusterWatch::Tend(absl::Time now) {
+  ForgiveLostTime(now);
   absl::Time wake = absl::InfiniteFuture();
   for (size_t i = 0; i < workers_.size(); ++i) {
     Worker& worker = workers_[i];
@@ -86,13 +106,16 @@ absl::Time ClusterWatch::Tend(absl::Time now) {
       LOG(WARNING) << "group=" << worker.address
                    << " event=silent seconds=" << absl::ToDoubleSeconds(now - worker.last_update);
       worker.last_update = absl::InfiniteFuture();  // said and done once; its end follows
+      worker.silent = true;
       worker.call->Cancel();
       continue;
     }
     if (worker.last_update != absl::InfiniteFuture()) {
-      wake = std::min(wake, worker.last_update + options_.stale_after);
+      wake = std::min({wake, worker.last_update + options_.stale_after, now + kLook});
     }
   }
+  // While nothing is expected the thread may sleep as long as it likes.
+  if (wake > now + kLook) last_look_ = absl::InfiniteFuture();
   return wake;
 }
 
@@ -152,6 +175,7 @@ void ClusterWatch::OnHello(Worker& worker, const WatchHello& hello) {
       Group{.address = worker.address, .incarnation = hello.incarnation, .limits = hello.limits};
   worker.prefix_sequence = 0;
   worker.backoff = absl::ZeroDuration();
+  worker.silent = false;
   worker.loss_logged = false;
   Publish();
 }
@@ -175,6 +199,7 @@ void ClusterWatch::Publish() {
   auto view = std::make_shared<ClusterView>();
   for (const Worker& worker : workers_) {
     if (worker.group) view->groups.push_back(*worker.group);
+    if (worker.silent) view->silent.push_back(worker.address);
   }
   metrics_.GroupsReady(view->num_healthy(), static_cast<int32_t>(workers_.size()));
   {

@@ -25,7 +25,7 @@ struct ClusterWatchOptions {
   std::vector<std::string> addresses;  // of leaders; not empty
   std::string model;                   // served name; a group with another is left out and logged
   // A leader reports at least once a second; one that is silent for so long is out of the view.
-  absl::Duration stale_after = absl::Seconds(5);
+  absl::Duration stale_after = absl::Milliseconds(4500);
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(2);
   uint64_t jitter_seed = 0;
@@ -34,7 +34,9 @@ struct ClusterWatchOptions {
 // Keeps a Watch on every configured leader and publishes what they say.
 //
 // A group is in the view from its Hello until its Watch ends; then the next attempt follows after a
-// back-off that doubles. One thread owns the calls and the state; it sleeps until something comes.
+// back-off that doubles. A leader that is silent is named as such in the view; time in which this
+// process did not run itself is no leader's silence. One thread owns the calls and the state; it
+// sleeps until something comes.
 class ClusterWatch {
  public:
   // `channels`, `clock` and `metrics` are borrowed and outlive this.
@@ -71,6 +73,7 @@ class ClusterWatch {
     absl::Time next_attempt = absl::InfinitePast();
     absl::Time last_update = absl::InfinitePast();
     absl::Duration backoff = absl::ZeroDuration();
+    bool silent = false;  // since the last Hello
     bool loss_logged = false;
   };
 
@@ -82,6 +85,8 @@ class ClusterWatch {
   void OnEnded(Worker& worker, const absl::Status& status);
   // Starts attempts that are due, cancels silent calls; returns when to look again.
   absl::Time Tend(absl::Time now);
+  // What was not heard while this process was held up may be on its way.
+  void ForgiveLostTime(absl::Time now);
   void Publish() EXCLUDES(mutex_);
 
   const ClusterWatchOptions options_;
@@ -94,6 +99,7 @@ class ClusterWatch {
   std::thread thread_;
   // Watching thread only.
   std::vector<Worker> workers_;
+  absl::Time last_look_ = absl::InfiniteFuture();
   std::mt19937_64 jitter_;
   bool stopping_ = false;
 

@@ -188,6 +188,7 @@ void Dispatcher::Handle(CancelMessage message) {
 void Dispatcher::Handle(ViewMessage) {
   view_posted_.store(false);
   dispatch_due_ = true;
+  executions_.LoseAt(cluster_.view()->silent);
 }
 
 void Dispatcher::Handle(StopMessage message) {

@@ -28,7 +28,7 @@ struct RouterConfig {
   double default_timeout_seconds = 3600;
   double max_timeout_seconds = 86400;
   double worker_wait_seconds = 60;
-  double worker_silence_seconds = 5;
+  double worker_silence_seconds = 4.5;
   double slow_reader_seconds = 30;
   double shutdown_seconds = 3;
   int32_t grpc_memory_mib = 1024;
@@ -67,7 +67,7 @@ void VisitFields(V&& v, RouterConfig& c) {
   v("worker-wait-seconds", c.worker_wait_seconds, Bounds{0, 86400},
     "How long a request waits while no worker is ready, seconds.");
   v("worker-silence-seconds", c.worker_silence_seconds, Bounds{1.5, 3600},
-    "A worker that reports nothing for so long is taken for lost, seconds.");
+    "A worker that reports nothing for so long is taken for lost with what runs there, seconds.");
   v("slow-reader-seconds", c.slow_reader_seconds, Bounds{0.1, 3600},
     "A client that accepts nothing for so long is cancelled, seconds.");
   v("shutdown-seconds", c.shutdown_seconds, Bounds{0, 86400},

@@ -1,5 +1,6 @@
 #include "router/running_executions.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/logging.h"
@@ -14,6 +15,7 @@ uint64_t RunningExecutions::Start(const ExecutionKey& key, const std::string& ad
   const uint64_t number = next_number_++;
   Running& running = running_[number];
   running.key = key;
+  running.address = address;
   running.call = workers_.Start(address, std::move(spec), [this, number](ExecutionEvent event) {
     on_event_(number, std::move(event));
   });
@@ -37,6 +39,14 @@ void RunningExecutions::Resume(uint64_t number) { At(number).call->Resume(); }
 void RunningExecutions::Detach(uint64_t number) {
   At(number).call->Cancel();
   running_.at(number).detached = true;
+}
+
+void RunningExecutions::LoseAt(const std::vector<std::string>& addresses) {
+  if (addresses.empty()) return;
+  for (const auto& [number, running] : running_) {
+    const auto found = std::find(addresses.begin(), addresses.end(), running.address);
+    if (found != addresses.end() && !running.detached) running.call->Lose();
+  }
 }
 
 void RunningExecutions::Remove(uint64_t number) {

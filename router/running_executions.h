@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "router/admission_queue.h"
 #include "router/worker_client.h"
@@ -36,6 +37,9 @@ class RunningExecutions {
   // The choice has gone on without it: the stream is closed and its events concern nobody.
   void Detach(uint64_t number);
 
+  // What runs at these addresses ends: their leaders hang. Their EndedEvents follow.
+  void LoseAt(const std::vector<std::string>& addresses);
+
   // Its EndedEvent has come.
   void Remove(uint64_t number);
 
@@ -45,6 +49,7 @@ class RunningExecutions {
   struct Running {
     std::unique_ptr<Execution> call;
     ExecutionKey key;
+    std::string address;
     bool detached = false;
   };
   const Running& At(uint64_t number) const;

@@ -157,6 +157,11 @@ class StreamedExecution final
     context_.TryCancel();
   }
 
+  void Lose() override {
+    lost_.store(true);
+    context_.TryCancel();
+  }
+
   void OnWriteDone(bool ok) override {
     if (!ok) return;  // the stream is broken: the read direction reports it
     if (num_sent_ == prompt_->size()) return StartWritesDone();
@@ -176,8 +181,10 @@ class StreamedExecution final
   }
 
   void OnDone(const grpc::Status& status) override {
-    absl::Status ended(static_cast<absl::StatusCode>(status.error_code()),
-                       absl::StrCat("worker ", address_, ": ", status.error_message()));
+    absl::Status ended(
+        static_cast<absl::StatusCode>(status.error_code()),
+        absl::StrCat("worker ", address_, ": ",
+                     lost_.load() ? "it reports nothing any more" : status.error_message()));
     if (absl::IsCancelled(ended) && !cancelled_.load()) {
       ended = absl::UnavailableError(ended.message());
     }
@@ -194,6 +201,7 @@ class StreamedExecution final
   WorkerClient::OnEvent on_event_;
   grpc::ClientContext context_;
   std::atomic<bool> cancelled_ = false;
+  std::atomic<bool> lost_ = false;
   // Write direction.
   v1::ExecuteRequest request_;
   size_t num_sent_ = 0;

@@ -72,6 +72,9 @@ class Execution {
 
   // Closes the stream, which cancels the work on the leader. EndedEvent still follows. Idempotent.
   virtual void Cancel() = 0;
+
+  // Closes the stream because the leader hangs: the EndedEvent is kUnavailable. Idempotent.
+  virtual void Lose() = 0;
 };
 
 // Speaks Execute of worker.proto to the leaders. Thread-safe.

@@ -70,6 +70,12 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
     changed_.SignalAll();
   }
 
+  void SetSilent(bool silent) override {
+    MutexLock lock(mutex_);
+    silent_ = silent;
+    changed_.SignalAll();
+  }
+
   void SetCacheDeltas(std::vector<FakeCacheDelta> deltas) override {
     MutexLock lock(mutex_);
     deltas_ = std::move(deltas);
@@ -105,11 +111,13 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
   grpc::Status Watch(grpc::ServerContext* context, const v1::WatchRequest*,
                      grpc::ServerWriter<v1::WatchEvent>* writer) override {
     v1::WatchEvent event;
+    WaitWhileSilent(*context);
     FillHello(*event.mutable_hello());
     writer->Write(event);
     uint64_t sequence = 0;
     size_t deltas_sent = 0;
     while (true) {
+      WaitWhileSilent(*context);
       event.Clear();
       uint64_t version = 0;
       {
@@ -138,6 +146,14 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
   grpc::Status Execute(grpc::ServerContext* context, Stream* stream) override;
 
  private:
+  // Until it may speak, or the call or this worker is over.
+  void WaitWhileSilent(const grpc::ServerContext& context) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (silent_ && !stopping_ && !context.IsCancelled()) {
+      changed_.WaitUntil(mutex_, absl::Now() + 10 * kPollInterval);
+    }
+  }
+
   void FillHello(v1::Hello& hello) const {
     hello.set_protocol_version(options_.protocol_version);
     hello.set_incarnation(options_.incarnation);
@@ -215,6 +231,7 @@ class GrpcFakeWorker final : public FakeWorker, public v1::Worker::Service {
   uint64_t load_version_ GUARDED_BY(mutex_) = 0;  // of load and deltas
   std::vector<FakeCacheDelta> deltas_ GUARDED_BY(mutex_);
   std::vector<FakeExecution> executions_ GUARDED_BY(mutex_);
+  bool silent_ GUARDED_BY(mutex_) = false;
   bool stopping_ GUARDED_BY(mutex_) = false;
 };
 

@@ -101,6 +101,8 @@ class FakeWorker {
   virtual void SetBehavior(FakeBehavior behavior) = 0;
   // Sends a load event to every Watch.
   virtual void SetLoad(FakeLoad load) = 0;
+  // Silent: every Watch stays open and says nothing, as if this process were stopped.
+  virtual void SetSilent(bool silent) = 0;
   // Every Watch gets each of them once; one that is open goes on where it was in the list.
   virtual void SetCacheDeltas(std::vector<FakeCacheDelta> deltas) = 0;
 
