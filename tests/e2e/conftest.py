@@ -22,6 +22,30 @@ sys.path.insert(0, str(SOURCE / "tests" / "testing"))
 COLD = ("--warm-up-seconds", "0", "--cost-model-dir", "")
 
 
+def children_of(pid):
+    """All processes below `pid`: {pid: command line}."""
+    parents, commands = {}, {}
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if stat[0] != "Z":
+            parents[int(entry.name)] = int(stat[1])
+            commands[int(entry.name)] = command.strip()
+    found, frontier = {}, [pid]
+    while frontier:
+        parent = frontier.pop()
+        for child, ppid in parents.items():
+            if ppid == parent:
+                found[child] = commands[child]
+                frontier.append(child)
+    return found
+
+
 class Cluster:
     """`longhaul serve` on free ports, stopped and checked by `stop`."""
 
@@ -52,26 +76,7 @@ class Cluster:
 
     def children(self):
         """All processes below the serving one: {pid: command line}."""
-        parents, commands = {}, {}
-        for entry in pathlib.Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if stat[0] != "Z":
-                parents[int(entry.name)] = int(stat[1])
-                commands[int(entry.name)] = command.strip()
-        found, frontier = {}, [self.process.pid]
-        while frontier:
-            parent = frontier.pop()
-            for pid, ppid in parents.items():
-                if ppid == parent:
-                    found[pid] = commands[pid]
-                    frontier.append(pid)
-        return found
+        return children_of(self.process.pid)
 
     def pid_of(self, words):
         """The pid of the one child whose command line holds `words`."""

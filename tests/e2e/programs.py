@@ -34,6 +34,16 @@ class Program:
         assert self.process.wait(timeout=STOP_SECONDS) == 0, "".join(self.log[-20:])
 
 
+class Leader(Program):
+    """A leader of the demo model with its ranks; nothing is measured or kept before it is ready."""
+
+    def __init__(self, *flags, listen="127.0.0.1:0"):
+        super().__init__(PROGRAMS / "longhaul-worker", "leader", "--model",
+                         SOURCE / "models" / "demo", "--served-model-name", "demo",
+                         "--listen", listen, "--warm-up-seconds", 0, *flags)
+        self.listen = self.ready["listen"]
+
+
 class Router(Program):
     """A router of the demo model, on free ports, before the leader at `worker`."""
 
