@@ -338,6 +338,7 @@ def test_a_stopped_leader_that_goes_on_serves_again(groups):
     assert noticed() < NOTICED_SECONDS
     assert "lost after" in main.end().error["message"]
     leader = groups.leaders[address]
+    time.sleep(2)  # longer than a rank may be silent
     os.kill(leader.process.pid, signal.SIGCONT)
     assert metrics.wait_for(lambda: groups.num_ready() == 2, READY_SECONDS)
     # It was the leader that slept: nothing is wrong with its ranks, or with what they hold.

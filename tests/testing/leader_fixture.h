@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "common/clock.h"
 #include "common/types.h"
 #include "longhaul/v1/worker.grpc.pb.h"
 #include "tests/testing/fake_rank.h"
+#include "tests/testing/jumping_clock.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 #include "worker/leader/leader.h"
@@ -81,7 +81,7 @@ class LeaderFixture : public ::testing::Test {
   static std::vector<TokenId> Tokens(const std::vector<v1::ExecuteEvent>& events);
 
   const TempDir folder_;
-  const SystemClock clock_;
+  JumpingClock clock_;
   FakeRank::Options rank_options_;
   FakeRankLauncher launcher_;
   worker::leader::LeaderConfig config_;

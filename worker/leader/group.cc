@@ -18,6 +18,8 @@ constexpr size_t kMaxStrangers = 64;
 // How often a rank that has not dialled yet is looked at, and one whose stream is open.
 constexpr absl::Duration kStartingLook = absl::Milliseconds(50);
 constexpr absl::Duration kRunningLook = absl::Seconds(1);
+// This process was held up (stopped, or the machine asleep) if it looks this much later.
+constexpr absl::Duration kHeldUp = absl::Milliseconds(500);
 // After a stream ended: for the process to end by itself, so that its exit status can be told.
 constexpr absl::Duration kExitGrace = absl::Milliseconds(500);
 // For the line that a rank prints right after it said Started.
@@ -395,8 +397,19 @@ void Group::EndRanks(const std::string& reason, absl::Duration grace) {
   ranks_.clear();
 }
 
+void Group::ForgiveLostTime(absl::Time now) {
+  const absl::Duration lost = now - last_look_ - kRunningLook;
+  last_look_ = now;
+  if (lost < kHeldUp || ranks_.empty()) return;
+  LOG(WARNING) << "event=held_up seconds=" << absl::ToDoubleSeconds(lost);
+  for (Rank& rank : ranks_) rank.last_heard = std::min(rank.last_heard + lost, now);
+  launched_at_ = std::min(launched_at_ + lost, now);
+  head_since_ = std::min(head_since_ + lost, now);
+}
+
 void Group::CheckTimers() {
   const absl::Time now = clock_.Now();
+  ForgiveLostTime(now);
   std::erase_if(strangers_, [this, now](const Stranger& stranger) {
     if (now < stranger.since + options_.register_limit) return false;
     stranger.link->Close(absl::DeadlineExceededError("no Register came"));

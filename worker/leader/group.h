@@ -54,7 +54,8 @@ struct GroupOptions {
 //
 // One thread owns all state (group thread); everything public is thread-safe and returns at once.
 // The listener and on_first_start are called from the group thread. The thread sleeps until a
-// message or a timer; with ranks up it wakes for their heartbeats, once a second each.
+// message or a timer; with ranks up it wakes for their heartbeats, once a second each. Time in
+// which it did not run itself (the process was stopped) counts against no rank.
 //
 // Until the ranks were up once, any failure is final: bad weights, bad configuration or too little
 // memory do not go away by trying again. Later ones are retried with back-off, for ever.
@@ -146,6 +147,8 @@ class Group final : public PlanSink {
   std::string Laggards() const;
   void EndRanks(const std::string& reason, absl::Duration grace);
   void CheckTimers();
+  // What ranks said while this process was held up may be on its way.
+  void ForgiveLostTime(absl::Time now);
   // The oldest step takes so long that whoever looks into it later will want to know more.
   void TellStuck(absl::Time now);
   // steps_.front() is the oldest from now on.
@@ -179,6 +182,7 @@ class Group final : public PlanSink {
   absl::Duration backoff_;
   absl::Time up_since_;
   absl::Time restart_at_;
+  absl::Time last_look_ = absl::InfiniteFuture();  // at the timers
 
   GroupFacts facts_;  // of the ranks that are starting or up
 

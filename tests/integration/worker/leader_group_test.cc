@@ -63,6 +63,20 @@ TEST_F(LeaderGroupTest, ASilentRankIsLostEvenWhenIdle) {
   EXPECT_TRUE(WaitForLoad([](const Load& load) { return load.ready(); }));
 }
 
+TEST_F(LeaderGroupTest, ALeaderThatWasHeldUpBlamesNoRank) {
+  rank_options_.step_time = absl::Milliseconds(20);
+  Start();
+  auto client = Execute(100, 100);
+  std::vector<TokenId> tokens = Tokens({client->NextOf(Case::kTokens)});
+  for (int i = 0; i < 3; ++i) {
+    clock_.Jump(700);  // longer than a rank may be silent, and than any step may take
+    absl::SleepFor(absl::Milliseconds(1200));  // a heartbeat
+  }
+  for (const TokenId token : Tokens(client->Rest())) tokens.push_back(token);
+  EXPECT_THAT(tokens, SizeIs(100));
+  EXPECT_EQ(launcher_.launches(), 1u);
+}
+
 TEST_F(LeaderGroupTest, AStalledRankIsLostThoughItsHeartBeats) {
   tuning_.stall_floor = absl::Milliseconds(400);
   tuning_.unpredicted_stall_limit = absl::Milliseconds(400);

@@ -2,10 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
-
-#include "common/metrics.h"
 #include "tests/testing/fake_worker.h"
+#include "tests/testing/jumping_clock.h"
 #include "tests/testing/recording_sink.h"
 #include "tests/testing/router_stack.h"
 #include "tests/testing/status_matchers.h"
@@ -16,6 +14,7 @@ namespace {
 using longhaul::testing::FakeBehavior;
 using longhaul::testing::FakeExecution;
 using longhaul::testing::FakeWorker;
+using longhaul::testing::JumpingClock;
 using longhaul::testing::RecordedResponse;
 using longhaul::testing::RecordingSink;
 using longhaul::testing::RouterStack;
@@ -113,16 +112,6 @@ TEST_F(SilentLeader, ComesBackWhenItSpeaksAgain) {
   ASSERT_TRUE(router_.WaitForGroups(2));
   EXPECT_THAT(router_.cluster().view()->silent, SizeIs(0));
 }
-
-// The time, plus what a test adds to it.
-class JumpingClock final : public Clock {
- public:
-  absl::Time Now() const override { return absl::Now() + absl::Seconds(seconds_.load()); }
-  void Jump(int64_t seconds) { seconds_.fetch_add(seconds); }
-
- private:
-  std::atomic<int64_t> seconds_ = 0;
-};
 
 TEST(HeldUpRouter, TakesNoLeaderForSilent) {
   std::vector<std::unique_ptr<FakeWorker>> workers;
