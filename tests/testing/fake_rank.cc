@@ -239,7 +239,9 @@ StepResult FakeRank::ExecutePlan(const StepPlan& plan) {
   StepResult result;
   result.step_id = plan.step_id;
   for (const worker::SequenceStart& start : plan.starts) {
-    const SequenceState state = {.prompt_tokens = start.prompt_tokens,
+    const SequenceState state = {.position = static_cast<int64_t>(start.cached_prompt_ids.size()) +
+                                             start.cached_output_tokens,
+                                 .prompt_tokens = start.prompt_tokens,
                                  .prompt_logprobs = start.sampling.prompt_logprobs};
     Check(sequences_.emplace(start.sequence_id, state).second,
           absl::StrCat("sequence ", start.sequence_id, " started twice"));
