@@ -342,7 +342,8 @@ TEST_F(BatchSchedulerTest, RandomRequestsLeaveEveryBlockFree) {
     std::map<SequenceId, int64_t> next_position;        // as a rank sees it
     std::map<SequenceId, std::vector<BlockId>> tables;  // block tables of the ranks
     int to_add = 100;
-    while (to_add > 0 || !scheduler_->pool().running().empty() || !scheduler_->in_flight().empty()) {
+    while (to_add > 0 || !scheduler_->pool().running().empty() ||
+           !scheduler_->in_flight().empty()) {
       if (to_add > 0 && random() % 2 == 0) {
         const int64_t prompt = 1 + random() % 4000;
         const auto max_tokens = static_cast<int32_t>(random() % 20);

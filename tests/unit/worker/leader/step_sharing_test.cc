@@ -168,14 +168,16 @@ TEST_F(StepSharingTest, RandomLoadsKeepTheBoundsAndEnd) {
     Make(kLimits, 600);
     int to_add = 150;
     int64_t idle = 0;
-    while (to_add > 0 || !scheduler_->pool().running().empty() || !scheduler_->pool().waiting().empty()) {
+    while (to_add > 0 || !scheduler_->pool().running().empty() ||
+           !scheduler_->pool().waiting().empty()) {
       if (to_add > 0 && random() % 4 == 0) {
         const double log_length = static_cast<double>(random() % 1000) / 1000 * std::log(100'000);
         Add(1 + static_cast<int64_t>(std::exp(log_length)), 1 + static_cast<int32_t>(random() % 8),
             static_cast<int32_t>(random() % 3));
         --to_add;
       }
-      const bool others = scheduler_->pool().running().size() > 1 || !scheduler_->pool().waiting().empty();
+      const bool others =
+          scheduler_->pool().running().size() > 1 || !scheduler_->pool().waiting().empty();
       const auto counts = Step();
       int64_t tokens = 0;
       std::map<uint64_t, int> slices;
