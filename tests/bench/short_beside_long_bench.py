@@ -25,6 +25,7 @@ from bench_cluster import Cluster, Completion, quantile, random_prompt, seeded
 SHORT_TOKENS, SHORT_OUTPUT = 64, 4
 ALONE_SHORTS = 20
 UNGUARDED_MS = 3_600_000
+STEP_BUCKETS = ("0.5", "1", "2.5")  # of unit_seconds: what the machine made of the steps
 
 
 class Work:
@@ -101,12 +102,16 @@ def measure(arguments, rng, flags):
         own_work = [each / ALONE_SHORTS for each in work.since()]
         alone = [long_alone(cluster, random_prompt(rng, arguments.prompt_tokens))
                  for _ in range(arguments.alone)]
-        begin = time.monotonic()
+        begin, before = time.monotonic(), cluster.leader_metrics()
         seconds, longs = beside(cluster, rng, arguments)
         took, load = time.monotonic() - begin, os.getloadavg()[0]
+        after = cluster.leader_metrics()
+        grown = {name: value - before.get(name, 0) for name, value in after.items()}
+        steps = [grown["unit_seconds_count"], *(grown[f'unit_seconds_bucket{{le="{le}"}}'] for le in STEP_BUCKETS)]
         alone += [long_alone(cluster, random_prompt(rng, arguments.prompt_tokens))
                   for _ in range(arguments.alone)]
     print(f"| {' '.join(flags)} | {len(seconds)} in {took:.0f} s, load {load:.1f} | "
+          f"{steps[0]:.0f}: {', '.join(f'{100 * part / steps[0]:.1f}%' for part in steps[1:])} | "
           f"{quantile(own, 0.5):.3f}, {quantile(own, 0.99):.3f} | {quantile(seconds, 0.5):.3f} | "
           f"{quantile(seconds, 0.99):.3f} | {max(seconds):.3f} | ", end="")
     for kind in range(2 if alone else 0):  # busy, CPU
@@ -132,8 +137,9 @@ def main():
     parser.add_argument("flags", nargs="*", help="of longhaul serve")
     arguments = parser.parse_args()
     rng = seeded(arguments.seed)
-    print("| steps | short requests | alone: median, p99, s | beside: median | p99 | worst | long alone, busy s | "
-          "beside, busy s | long alone, CPU s | beside, CPU s |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(f"| steps | short requests | steps within {', '.join(STEP_BUCKETS)} s | alone: median, p99, s | "
+          "beside: median | p99 | worst | long alone, busy s | beside, busy s | long alone, CPU s | beside, CPU s |\n"
+          "|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     if arguments.guard != "off":
         measure(arguments, rng, ["--step-target-ms", f"{arguments.step_target_ms:g}"])
     if arguments.guard != "on":
