@@ -18,8 +18,8 @@ REASONS = ("stop", "length", "cancelled", "error")
 LINE = re.compile(r"\S+Z ([DIWEF]) (\S+) \S+ (.*)")
 FIELD = re.compile(r'(\w+)=("[^"]*"|\S+)')
 SETTLING_SECONDS = 6
-# Warnings that say nothing about requests: how long steps take on a machine that others use too.
-EXPECTED = {"cost_fit_failed", "cost_fit_recovered"}
+# Warnings that say nothing about requests: what happens on a machine that others use too.
+EXPECTED = {"cost_fit_failed", "cost_fit_recovered", "held_up"}
 
 
 class Accounts:
