@@ -46,6 +46,7 @@ void CostFit::Believe(bool believed) {
   } else {
     LOG(ERROR) << "event=cost_fit_failed error=" << error_ << " limit=" << kBelieved
                << " at start, later " << kDisbelieved << " " << ToString(model_.coefficients());
+    disbelieved_ = model_.coefficients();
     // What misled it would for long, since units that were told to be fast weigh most.
     model_ = CostModel();
     units_ = 0;

@@ -17,8 +17,9 @@ struct CostSample {
 };
 
 // The leader's cost model, and whether it is believed: coefficients that predict badly are worse
-// than none, because steps are cut and requests refused by them. Those that are not believed are
-// zero to everybody: steps are then bounded by tokens alone, nothing is told or refused.
+// than none, because requests are refused and stalls judged by them. Those that are not believed
+// are zero to everybody: nothing is told or refused. Only the length of steps goes on to follow
+// them: a poor estimate keeps short requests from waiting better than tokens alone do.
 //
 // What a warm-up measured is believed if half of it is predicted within kBelieved. Afterwards the
 // error of each unit's prediction, made before the unit is learnt from, is averaged over about 32
@@ -56,6 +57,10 @@ class CostFit {
   CostCoefficients coefficients() const {
     return known() ? model_.coefficients() : CostCoefficients();
   }
+  // For the length of steps: the newest there are, believed or not.
+  CostCoefficients step_coefficients() const {
+    return model_.known() ? model_.coefficients() : disbelieved_;
+  }
   // Whether they are worth being saved: what was learnt has been checked.
   bool checked() const { return known() && units_ >= kMinUnits; }
   // Relative, of late, each unit's at most 1: a median after Learn, an average afterwards.
@@ -67,6 +72,7 @@ class CostFit {
   void Believe(bool believed);
 
   CostModel model_;
+  CostCoefficients disbelieved_;  // the last ones that were
   bool believed_ = true;
   int units_ = 0;  // whose prediction was looked at, kMinUnits at most
   double error_ = 0;

@@ -380,7 +380,7 @@ void EngineCore::AcceptToken(Sequence& sequence, const GeneratedToken& token, ab
 void EngineCore::Advance(absl::Time now) {
   if (now >= next_wake_) EndOverdue(now);
   if (warming_up() && incarnation_ != 0 && !warm_up_->Advance(scheduler_)) EndWarmUp();
-  while (std::optional<StepPlan> plan = scheduler_.Next(cost_.coefficients())) {
+  while (std::optional<StepPlan> plan = scheduler_.Next(cost_.step_coefficients())) {
     const PlannedStep& step = scheduler_.in_flight().back();
     std::optional<double> predicted;
     if (!step.has_prefill) {

@@ -385,6 +385,10 @@ void Group::Lose(int32_t rank, const std::string& why, absl::Duration exit_grace
 void Group::EndRanks(const std::string& reason, absl::Duration grace) {
   for (const Rank& rank : ranks_) {
     if (rank.link == nullptr) continue;
+    if (grace > absl::ZeroDuration()) {  // nothing is wrong: the stream ends in order
+      rank.link->Close(absl::OkStatus());
+      continue;
+    }
     rank.link->SendAbort(reason);
     rank.link->Close(absl::AbortedError(reason));
   }
