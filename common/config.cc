@@ -102,6 +102,27 @@ absl::Status SetField(const ConfigFields& fields, std::string_view name, std::st
   return SetValue(*field, std::string(text));
 }
 
+std::vector<std::string> FlagsFor(const ConfigFields& fields) {
+  std::vector<std::string> flags;
+  for (const ConfigField& field : fields) {
+    const std::string name = absl::StrCat("--", field.name);
+    if (const auto* flag = std::get_if<bool*>(&field.value)) {
+      flags.push_back(absl::StrCat(name, **flag ? "=true" : "=false"));
+    } else if (const auto* text = std::get_if<std::string*>(&field.value)) {
+      flags.insert(flags.end(), {name, **text});
+    } else if (const auto* list = std::get_if<std::vector<std::string>*>(&field.value)) {
+      for (const std::string& item : **list) flags.insert(flags.end(), {name, item});
+    } else if (const auto* real = std::get_if<double*>(&field.value)) {
+      flags.insert(flags.end(), {name, absl::StrCat(**real)});
+    } else if (const auto* wide = std::get_if<int64_t*>(&field.value)) {
+      flags.insert(flags.end(), {name, absl::StrCat(**wide)});
+    } else {
+      flags.insert(flags.end(), {name, absl::StrCat(*std::get<int32_t*>(field.value))});
+    }
+  }
+  return flags;
+}
+
 absl::Status ApplyYamlFile(const ConfigFields& fields, const std::string& path) {
   // Read whole, then parsed: yaml-cpp loses its buffer when a stream's read throws, as a
   // directory's does.

@@ -68,6 +68,9 @@ ConfigFields FieldsOf(Config& config) {
   return std::move(collector.fields);
 }
 
+// The fields as a command line gives them: "--name", "value", ... (a list field is repeated).
+std::vector<std::string> FlagsFor(const ConfigFields& fields);
+
 // Sets one field from text. A list field is appended to. kInvalidArgument: the text is not of the
 // field's type; kNotFound: no such field (the message names the nearest one).
 absl::Status SetField(const ConfigFields& fields, std::string_view name, std::string_view text);

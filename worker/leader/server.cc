@@ -22,44 +22,14 @@ std::vector<std::string> RankCommand(const LeaderConfig& config, const GroupShap
   const int32_t ranks_on_host = config.ranks_on_host > 0 ? config.ranks_on_host : shape.num_ranks();
   const int32_t metrics_port =
       config.rank_metrics_port > 0 ? config.rank_metrics_port + rank : config.rank_metrics_port;
-  return {config.rank_program.empty() ? this_program : config.rank_program,
-          "rank",
-          "--model",
-          config.model,
-          "--tensor-parallel-size",
-          absl::StrCat(config.tensor_parallel_size),
-          "--pipeline-parallel-size",
-          absl::StrCat(config.pipeline_parallel_size),
-          "--layer-split",
-          config.layer_split,
-          "--ranks-on-host",
-          absl::StrCat(ranks_on_host),
-          "--comm-host",
-          config.comm_host,
-          "--comm-interface",
-          config.comm_interface,
-          "--device",
-          config.device,
-          "--kv-cache-dtype",
-          config.kv_cache_dtype,
-          "--kv-cache-gib",
-          absl::StrCat(config.kv_cache_gib),
-          "--kv-offload-gib",
-          absl::StrCat(config.kv_offload_gib),
-          "--kv-offload-dir",
-          offload_folder,
-          "--kv-offload-disk-gib",
-          absl::StrCat(config.kv_offload_disk_gib),
-          "--attention-temperature",
-          config.attention_temperature,
-          "--dual-chunk-attention",
-          config.dual_chunk_attention,
-          "--threads",
-          absl::StrCat(config.threads),
-          "--metrics-host",
-          config.metrics_host,
-          "--metrics-port",
-          absl::StrCat(metrics_port)};
+  std::vector<std::string> command = {
+      config.rank_program.empty() ? this_program : config.rank_program, "rank"};
+  RankSettings settings = config;
+  const std::vector<std::string> flags = FlagsFor(FieldsOf(settings));
+  command.insert(command.end(), flags.begin(), flags.end());
+  command.insert(command.end(), {"--ranks-on-host", absl::StrCat(ranks_on_host), "--kv-offload-dir",
+                                 offload_folder, "--metrics-port", absl::StrCat(metrics_port)});
+  return command;
 }
 
 void WaitFor(const std::stop_token& stop) {

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/config.h"
+
+namespace longhaul::worker {
+
+// What a leader hands on to each of its ranks as it is: the settings that both programs have.
+struct RankSettings {
+  std::string model;
+  std::string device = "cpu";
+  int32_t tensor_parallel_size = 1;
+  int32_t pipeline_parallel_size = 1;
+  std::string layer_split;
+  std::string comm_host = "127.0.0.1";
+  std::string comm_interface;
+  std::string kv_cache_dtype = "auto";
+  double kv_cache_gib = 0;
+  double kv_offload_gib = 0;
+  double kv_offload_disk_gib = 32;
+  std::string attention_temperature = "position";
+  std::string dual_chunk_attention = "on";
+  int32_t threads = 0;
+  std::string metrics_host = "127.0.0.1";
+};
+
+template <typename V>
+void VisitFields(V&& v, RankSettings& c) {
+  v("model", c.model, "Directory of the model: config.json and safetensors files.");
+  v("device", c.device, OneOf{{"cpu"}}, "What a rank computes on.");
+  v("tensor-parallel-size", c.tensor_parallel_size, Bounds{1, 256},
+    "Ranks that share each layer; divides the model's KV heads.");
+  v("pipeline-parallel-size", c.pipeline_parallel_size, Bounds{1, 256},
+    "Stages that the layers are split into; the group has tensor-parallel-size ranks for each.");
+  v("layer-split", c.layer_split,
+    "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
+  v("comm-host", c.comm_host,
+    "Name or address of this host that ranks exchange tensors on, unencrypted: of a network that "
+    "only the group reaches.");
+  v("comm-interface", c.comm_interface,
+    "Network interface that ranks exchange tensors on; if set, comm-host is not used.");
+  v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
+    "Type of cached keys and values; auto = fp32 on the CPU.");
+  v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65'536},
+    "Memory for the KV cache of a rank, GiB, touched as it is used; 0 = one prompt of the model's "
+    "full length and some short ones, at most the rank's share of half of the memory that is "
+    "free.");
+  v("kv-offload-gib", c.kv_offload_gib, Bounds{0, 65'536},
+    "Host memory of a rank for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = "
+    "none.");
+  v("kv-offload-disk-gib", c.kv_offload_disk_gib, Bounds{0, 1 << 20},
+    "Largest size of a rank's file in kv-offload-dir, GiB; 0 = none.");
+  v("attention-temperature", c.attention_temperature, OneOf{{"position", "request"}},
+    "Which length the attention temperature follows: each query's own, or its whole prompt's.");
+  v("dual-chunk-attention", c.dual_chunk_attention, OneOf{{"on", "off"}},
+    "off = plain RoPE, whatever the model's configuration says.");
+  v("threads", c.threads, Bounds{0, 1024},
+    "Threads that a rank computes with; 0 = its share of the cores.");
+  v("metrics-host", c.metrics_host, "Address that /metrics is served on.");
+}
+
+}  // namespace longhaul::worker
