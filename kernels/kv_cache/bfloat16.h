@@ -5,7 +5,10 @@
 
 namespace longhaul::kernels {
 
-// bfloat16 as its bits: the upper half of a float.
+// bfloat16 as its bits: the upper half of a float. The type of matrices on CUDA devices.
+struct BFloat16 {
+  uint16_t bits = 0;
+};
 
 // Exact.
 constexpr float BFloat16ToFloat(uint16_t bits) {

@@ -10,12 +10,14 @@ inline constexpr int32_t kBlockTokens = 256;
 
 enum class KvDtype : uint8_t { kFloat32 = 0, kBFloat16 = 1 };
 
-// How one layer's KV block lies in memory on the CPU:
-//   K       [Hkv, D, 256]  transposed, so that scores are an outer product over d without packing
+// How one layer's KV block lies in memory:
+//   K       [Hkv, D, 256]  on the CPU: transposed, so that scores are an outer product over d
+//   without
+//                          packing; on CUDA devices by token, [Hkv, 256, D], like V
 //   V       [Hkv, 256, D]
 //   scales  [2, Hkv, 256]  2 bytes each, K's then V's: unused by fp32 and bf16, kept so that an
 //                          8-bit type (one scale per head and token) changes no address
-// Token t of the sequence is column (K) or row (V) t % 256 of block block_table[t / 256].
+// Token t of the sequence is column (the CPU's K) or row t % 256 of block block_table[t / 256].
 struct KvLayout {
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
