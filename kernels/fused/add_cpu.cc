@@ -9,7 +9,7 @@ constexpr int64_t kTaskElements = 32768;  // a task's two inputs fit in the seco
 
 }  // namespace
 
-KernelStatus AddCpu(const AddParams& p, Parallel& parallel) {
+KernelStatus AddCpu(const AddParams<float>& p, Parallel& parallel) {
   if (p.size < 0 || (p.size > 0 && (p.x == nullptr || p.y == nullptr))) {
     return KernelStatus::kInvalidArgument;
   }

@@ -10,7 +10,7 @@ constexpr int64_t kTaskRows = 64;
 
 }  // namespace
 
-KernelStatus EmbeddingCpu(const EmbeddingParams& p, Parallel& parallel) {
+KernelStatus EmbeddingCpu(const EmbeddingParams<float>& p, Parallel& parallel) {
   if (p.num_rows < 0 || p.vocab_size <= 0 || p.hidden <= 0) return KernelStatus::kInvalidArgument;
   for (int64_t t = 0; t < p.num_rows; ++t) {
     if (p.ids[t] < 0 || p.ids[t] >= p.vocab_size) return KernelStatus::kInvalidArgument;

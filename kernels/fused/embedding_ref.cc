@@ -2,7 +2,7 @@
 
 namespace longhaul::kernels {
 
-KernelStatus EmbeddingRef(const EmbeddingParams& p) {
+KernelStatus EmbeddingRef(const EmbeddingParams<float>& p) {
   for (int64_t t = 0; t < p.num_rows; ++t) {
     if (p.ids[t] < 0 || p.ids[t] >= p.vocab_size) return KernelStatus::kInvalidArgument;
   }

@@ -24,7 +24,7 @@ float SumOfSquares(const float* __restrict x, int32_t size) {
   return lane[0];
 }
 
-void NormRow(const RmsNormParams& p, int64_t row) {
+void NormRow(const RmsNormParams<float>& p, int64_t row) {
   const int32_t hidden = p.hidden;
   float* x = p.x + row * hidden;
   float* out = p.out + row * hidden;
@@ -39,7 +39,7 @@ void NormRow(const RmsNormParams& p, int64_t row) {
 
 }  // namespace
 
-KernelStatus RmsNormCpu(const RmsNormParams& p, Parallel& parallel) {
+KernelStatus RmsNormCpu(const RmsNormParams<float>& p, Parallel& parallel) {
   if (p.num_rows < 0 || p.hidden < 1 || !(p.eps > 0) || (p.residual != nullptr && p.out == p.x)) {
     return KernelStatus::kInvalidArgument;
   }

@@ -5,7 +5,7 @@
 
 namespace longhaul::kernels {
 
-KernelStatus RmsNormRef(const RmsNormParams& p) {
+KernelStatus RmsNormRef(const RmsNormParams<float>& p) {
   if (p.num_rows < 0 || p.hidden < 1) return KernelStatus::kInvalidArgument;
   std::vector<double> row(p.hidden);
   for (int64_t t = 0; t < p.num_rows; ++t) {

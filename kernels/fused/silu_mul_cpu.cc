@@ -44,7 +44,7 @@ void SiluMulRow(const float* __restrict gate, const float* __restrict up, float*
 
 }  // namespace
 
-KernelStatus SiluMulCpu(const SiluMulParams& p, Parallel& parallel) {
+KernelStatus SiluMulCpu(const SiluMulParams<float>& p, Parallel& parallel) {
   if (p.num_rows < 0 || p.cols < 1 || p.gate_stride < p.cols || p.up_stride < p.cols) {
     return KernelStatus::kInvalidArgument;
   }

@@ -4,7 +4,7 @@
 
 namespace longhaul::kernels {
 
-KernelStatus SiluMulRef(const SiluMulParams& p) {
+KernelStatus SiluMulRef(const SiluMulParams<float>& p) {
   if (p.num_rows < 0 || p.cols < 1) return KernelStatus::kInvalidArgument;
   for (int64_t t = 0; t < p.num_rows; ++t) {
     for (int64_t i = 0; i < p.cols; ++i) {

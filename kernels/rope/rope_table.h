@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/device_stream.h"
 #include "kernels/parallel.h"
 #include "kernels/status.h"
 
@@ -50,5 +51,8 @@ void RopeInverseFrequencies(double theta, int32_t head_dim, float* inv_freq);  /
 // true value at any position below 2^24.
 KernelStatus RopeTableCpu(const RopeTableParams& p, Parallel& parallel);
 KernelStatus RopeTableRef(const RopeTableParams& p);
+
+// The same with positions, cos and sin in device memory.
+KernelStatus RopeTableCuda(const RopeTableParams& p, DeviceStream stream);
 
 }  // namespace longhaul::kernels

@@ -42,12 +42,12 @@ TEST(Embedding, GathersRowsOfTheTable) {
     ids.back() = 49;
     std::vector<float> out = Poisoned(rows * 33);
     std::vector<float> want = Poisoned(rows * 33);
-    EmbeddingParams params = {.table = table.data(),
-                              .vocab_size = 50,
-                              .hidden = 33,
-                              .ids = ids.data(),
-                              .num_rows = rows,
-                              .out = want.data()};
+    EmbeddingParams<float> params = {.table = table.data(),
+                                     .vocab_size = 50,
+                                     .hidden = 33,
+                                     .ids = ids.data(),
+                                     .num_rows = rows,
+                                     .out = want.data()};
     ASSERT_EQ(EmbeddingRef(params), KernelStatus::kOk);
     params.out = out.data();
     ThreadParallel threads(3);
@@ -76,7 +76,7 @@ TEST(Embedding, RefusesIdsOutsideTheTableAndWritesNothing) {
 
 struct NormCase {
   std::vector<float> x, residual, weight, out;
-  RmsNormParams Params(bool with_residual) {
+  RmsNormParams<float> Params(bool with_residual) {
     const int32_t hidden = static_cast<int32_t>(weight.size());
     return {.x = x.data(),
             .residual = with_residual ? residual.data() : nullptr,
@@ -119,7 +119,7 @@ TEST(RmsNorm, ARowHasTheSameBitsAloneAndOnAnyThreads) {
   ASSERT_EQ(RmsNormCpu(whole.Params(true), threads), KernelStatus::kOk);
   for (int64_t row = 0; row < 70; ++row) {
     NormCase alone = fresh;
-    RmsNormParams params = alone.Params(true);
+    RmsNormParams<float> params = alone.Params(true);
     params.x += row * 257;
     params.residual += row * 257;
     params.num_rows = 1;
@@ -138,13 +138,13 @@ TEST(SiluMul, EqualsReferenceForHalvesOfOneTensor) {
       gate_up[0] = 0;
       std::vector<float> out = Poisoned(rows * cols);
       std::vector<float> want = Poisoned(rows * cols);
-      SiluMulParams params = {.gate = gate_up.data(),
-                              .up = gate_up.data() + cols,
-                              .gate_stride = 2 * cols,
-                              .up_stride = 2 * cols,
-                              .num_rows = rows,
-                              .cols = cols,
-                              .out = want.data()};
+      SiluMulParams<float> params = {.gate = gate_up.data(),
+                                     .up = gate_up.data() + cols,
+                                     .gate_stride = 2 * cols,
+                                     .up_stride = 2 * cols,
+                                     .num_rows = rows,
+                                     .cols = cols,
+                                     .out = want.data()};
       ASSERT_EQ(SiluMulRef(params), KernelStatus::kOk);
       params.out = out.data();
       ThreadParallel threads(2);

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <limits>
 #include <string>
 #include <utility>
 
@@ -21,11 +20,12 @@
 #include "kernels/fused/rms_norm.h"
 #include "kernels/fused/silu_mul.h"
 #include "kernels/gemm/gemm.h"
-#include "kernels/logprobs/logprobs.h"
 #include "kernels/parallel.h"
 #include "kernels/rope/rope_qkv.h"
 #include "kernels/rope/rope_table.h"
-#include "kernels/sampling/sampling.h"
+#include "worker/backend/host_memory.h"
+#include "worker/backend/host_sampling.h"
+#include "worker/backend/kernel_status.h"
 
 namespace longhaul::worker::backend {
 namespace {
@@ -45,62 +45,47 @@ class PoolParallel final : public kernels::Parallel {
   ThreadPool pool_;
 };
 
-absl::Status ToStatus(kernels::KernelStatus status, const char* op, const std::string& sizes) {
-  if (status == kernels::KernelStatus::kOk) return absl::OkStatus();
-  const std::string message = absl::StrCat(op, "(", sizes, "): ", KernelStatusName(status));
-  if (status == kernels::KernelStatus::kUnimplemented) return absl::UnimplementedError(message);
-  return absl::InternalError(message);
-}
+const float* At(TensorView tensor, int64_t row) { return tensor.f32() + row * tensor.cols; }
 
-// What became of a row of logits.
-absl::Status RowStatus(kernels::KernelStatus status, const char* op, int32_t vocab_size) {
-  if (status == kernels::KernelStatus::kNotFinite) {
-    return absl::InternalError("logits hold NaN or Inf");
+// Rows as they were given, and their angles.
+class CpuRowPlan final : public RowPlan {
+ public:
+  struct Sequence {
+    int64_t row_begin = 0;
+    int64_t num_rows = 0;
+    int64_t position_begin = 0;
+    std::vector<BlockId> block_table;
+  };
+  struct Angles {
+    std::vector<float> cos;  // [T, D/2]
+    std::vector<float> sin;
+  };
+
+  // Whether the last of these rows lies `segments` segments or more from the start.
+  bool Reaches(const Sequence& rows, int64_t segments) const {
+    return rule.chunk_len > 0 && rows.position_begin + rows.num_rows > segments * rule.chunk_len;
   }
-  if (status == kernels::KernelStatus::kNoCandidate) {
-    return absl::InternalError("every token is banned");
+  kernels::RopeAngles At(const Angles& angles, int64_t row) const {
+    const int64_t begin = row * rule.head_dim / 2;
+    return {.cos = angles.cos.data() + begin, .sin = angles.sin.data() + begin};
   }
-  return ToStatus(status, op, absl::StrCat("vocabulary ", vocab_size));
-}
 
-GeneratedToken TokenOf(TokenId token, const kernels::Logprobs& logprobs) {
-  GeneratedToken out;
-  out.token = token;
-  out.logprob = logprobs.logprob;
-  for (int32_t i = 0; i < logprobs.num_top; ++i) {
-    out.top_logprobs.push_back({logprobs.top_ids[i], logprobs.top_logprobs[i]});
-  }
-  return out;
-}
+  RotaryRule rule;
+  std::vector<Sequence> sequences;
+  std::vector<float> query_scale;
+  std::vector<TokenId> ids;
+  Angles intra, succ, inter;  // succ and inter only where a row reaches so far
+};
 
-std::string Sizes(TensorView x, TensorView y) {
-  return absl::StrCat("[", x.rows, ", ", x.cols, "] and [", y.rows, ", ", y.cols, "]");
-}
+// Every plan that a backend is given is its own.
+const CpuRowPlan& PlanOf(const RowPlan& plan) { return static_cast<const CpuRowPlan&>(plan); }
 
-kernels::KvLayout LayoutOf(const KvShape& shape) {
-  return {.num_kv_heads = shape.num_kv_heads,
-          .head_dim = shape.head_dim,
-          .dtype = shape.dtype == KvDType::kFloat32 ? kernels::KvDtype::kFloat32
-                                                    : kernels::KvDtype::kBFloat16};
-}
-
-kernels::PagedKv PagesOf(const KvLayer& kv, const SequenceRows& rows) {
+kernels::PagedKv PagesOf(const KvLayer& kv, const CpuRowPlan::Sequence& rows) {
   return {.base = kv.base,
           .block_stride_bytes = kv.block_stride_bytes,
           .block_table = rows.block_table.data(),
           .num_blocks = static_cast<int32_t>(rows.block_table.size()),
           .layout = LayoutOf(kv.shape)};
-}
-
-// Whether the last of these rows lies `segments` segments or more from the start.
-bool Reaches(const SequenceRows& rows, const RotaryRule& rule, int64_t segments) {
-  return rule.chunk_len > 0 && rows.position_begin + rows.num_rows > segments * rule.chunk_len;
-}
-
-const float* At(TensorView tensor, int64_t row) { return tensor.f32() + row * tensor.cols; }
-
-kernels::RopeAngles AnglesAt(const RotaryTables::Angles& angles, int64_t row) {
-  return {.cos = At(angles.cos, row), .sin = At(angles.sin, row)};
 }
 
 class CpuBackend final : public Backend {
@@ -121,18 +106,9 @@ class CpuBackend final : public Backend {
     return absl::StrCat(name, ", ", parallel_.num_threads(), " threads");
   }
 
-  int64_t FreeMemoryBytes() const override {
-    std::ifstream meminfo("/proc/meminfo");
-    std::string name;
-    int64_t kib = 0;
-    while (meminfo >> name >> kib) {
-      if (name == "MemAvailable:") return kib * 1024;
-      meminfo.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
-    }
-    // Every Linux since 3.14 has the line.
-    LOG(FATAL) << "no MemAvailable in /proc/meminfo";
-    return 0;
-  }
+  int64_t FreeMemoryBytes() const override { return FreeHostMemoryBytes(); }
+
+  DType activation_dtype() const override { return DType::kFloat32; }
 
   absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) override {
     if (bytes <= 0) return absl::InternalError(absl::StrCat("allocation of ", bytes, " bytes"));
@@ -173,30 +149,63 @@ class CpuBackend final : public Backend {
     return LayoutOf(shape).BlockBytes();
   }
 
-  absl::Status Embed(TensorView table, std::span<const TokenId> ids, TensorView out) override {
-    const kernels::EmbeddingParams params = {.table = table.f32(),
-                                             .vocab_size = static_cast<int32_t>(table.rows),
-                                             .hidden = static_cast<int32_t>(table.cols),
-                                             .ids = ids.data(),
-                                             .num_rows = static_cast<int64_t>(ids.size()),
-                                             .out = out.f32()};
+  std::unique_ptr<RowPlan> MakeRowPlan() override { return std::make_unique<CpuRowPlan>(); }
+
+  absl::Status PlanRows(const RotaryRule& rule, const UnitRows& rows, RowPlan& plan) override {
+    CpuRowPlan& filled = static_cast<CpuRowPlan&>(plan);
+    filled.rule = rule;
+    filled.query_scale.assign(rows.query_scale.begin(), rows.query_scale.end());
+    filled.ids.assign(rows.ids.begin(), rows.ids.end());
+    filled.sequences.resize(rows.sequences.size());
+    positions_.clear();
+    bool has_succ = false;
+    bool has_inter = false;
+    for (size_t i = 0; i < rows.sequences.size(); ++i) {
+      const SequenceRows& from = rows.sequences[i];
+      CpuRowPlan::Sequence& to = filled.sequences[i];
+      to.row_begin = from.row_begin;
+      to.num_rows = from.num_rows;
+      to.position_begin = from.position_begin;
+      to.block_table.assign(from.block_table.begin(), from.block_table.end());
+      for (int64_t row = 0; row < to.num_rows; ++row) positions_.push_back(to.position_begin + row);
+      has_succ |= filled.Reaches(to, 1);
+      has_inter |= filled.Reaches(to, 2);
+    }
+    RETURN_IF_ERROR(RotaryTable(rule, kernels::RopeVariant::kIntra, filled.intra));
+    if (has_succ) {
+      RETURN_IF_ERROR(RotaryTable(rule, kernels::RopeVariant::kSucc, filled.succ));
+    }
+    if (has_inter) {
+      RETURN_IF_ERROR(RotaryTable(rule, kernels::RopeVariant::kInter, filled.inter));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Embed(TensorView table, const RowPlan& plan, TensorView out) override {
+    const std::vector<TokenId>& ids = PlanOf(plan).ids;
+    const kernels::EmbeddingParams<float> params = {.table = table.f32(),
+                                                    .vocab_size = static_cast<int32_t>(table.rows),
+                                                    .hidden = static_cast<int32_t>(table.cols),
+                                                    .ids = ids.data(),
+                                                    .num_rows = static_cast<int64_t>(ids.size()),
+                                                    .out = out.f32()};
     return ToStatus(kernels::EmbeddingCpu(params, parallel_), "embedding", Sizes(table, out));
   }
 
   absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
                        TensorView out) override {
-    const kernels::RmsNormParams params = {.x = x.f32(),
-                                           .residual = residual.f32(),
-                                           .weight = weight.f32(),
-                                           .num_rows = x.rows,
-                                           .hidden = static_cast<int32_t>(x.cols),
-                                           .eps = static_cast<float>(eps),
-                                           .out = out.f32()};
+    const kernels::RmsNormParams<float> params = {.x = x.f32(),
+                                                  .residual = residual.f32(),
+                                                  .weight = weight.f32(),
+                                                  .num_rows = x.rows,
+                                                  .hidden = static_cast<int32_t>(x.cols),
+                                                  .eps = static_cast<float>(eps),
+                                                  .out = out.f32()};
     return ToStatus(kernels::RmsNormCpu(params, parallel_), "rms_norm", Sizes(x, out));
   }
 
   absl::Status Add(TensorView x, TensorView y) override {
-    const kernels::AddParams params = {.x = x.f32(), .y = y.f32(), .size = x.size()};
+    const kernels::AddParams<float> params = {.x = x.f32(), .y = y.f32(), .size = x.size()};
     return ToStatus(kernels::AddCpu(params, parallel_), "add", Sizes(x, y));
   }
 
@@ -219,60 +228,40 @@ class CpuBackend final : public Backend {
   }
 
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
-    const kernels::SiluMulParams params = {.gate = gate_up.f32(),
-                                           .up = gate_up.f32() + out.cols,
-                                           .gate_stride = gate_up.cols,
-                                           .up_stride = gate_up.cols,
-                                           .num_rows = out.rows,
-                                           .cols = out.cols,
-                                           .out = out.f32()};
+    const kernels::SiluMulParams<float> params = {.gate = gate_up.f32(),
+                                                  .up = gate_up.f32() + out.cols,
+                                                  .gate_stride = gate_up.cols,
+                                                  .up_stride = gate_up.cols,
+                                                  .num_rows = out.rows,
+                                                  .cols = out.cols,
+                                                  .out = out.f32()};
     return ToStatus(kernels::SiluMulCpu(params, parallel_), "silu_mul", Sizes(gate_up, out));
   }
 
-  absl::Status ComputeRotary(const RotaryRule& rule, std::span<const SequenceRows> rows,
-                             const RotaryTables& tables) override {
-    positions_.clear();
-    bool has_succ = false;
-    bool has_inter = false;
-    for (const SequenceRows& part : rows) {
-      for (int64_t i = 0; i < part.num_rows; ++i) positions_.push_back(part.position_begin + i);
-      has_succ |= Reaches(part, rule, 1);
-      has_inter |= Reaches(part, rule, 2);
-    }
-    RETURN_IF_ERROR(RotaryTable(rule, kernels::RopeVariant::kIntra, tables.intra));
-    if (has_succ) {
-      RETURN_IF_ERROR(RotaryTable(rule, kernels::RopeVariant::kSucc, tables.succ));
-    }
-    if (has_inter) {
-      RETURN_IF_ERROR(RotaryTable(rule, kernels::RopeVariant::kInter, tables.inter));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status RotateAndStore(TensorView qkv, TensorView query_scale, const RotaryRule& rule,
-                              const RotaryTables& tables, std::span<const SequenceRows> rows,
-                              const KvLayer& kv, const RotatedQueries& queries) override {
-    for (const SequenceRows& part : rows) {
+  absl::Status RotateAndStore(TensorView qkv, const RowPlan& row_plan, const KvLayer& kv,
+                              const RotatedQueries& queries) override {
+    const CpuRowPlan& plan = PlanOf(row_plan);
+    for (const CpuRowPlan::Sequence& part : plan.sequences) {
       const int64_t row = part.row_begin;
       kernels::RopeQkvParams params = {
           .qkv = At(qkv, row),
           .num_rows = part.num_rows,
           .position_begin = part.position_begin,
           .num_q_heads = static_cast<int32_t>(queries.intra.cols / kv.shape.head_dim),
-          .query_scale = query_scale.f32() + row,
-          .intra = AnglesAt(tables.intra, row),
+          .query_scale = plan.query_scale.data() + row,
+          .intra = plan.At(plan.intra, row),
           .succ = {},
           .inter = {},
           .q_intra = queries.intra.f32() + row * queries.intra.cols,
           .q_succ = nullptr,
           .q_inter = nullptr,
           .kv = PagesOf(kv, part)};
-      if (Reaches(part, rule, 1)) {
-        params.succ = AnglesAt(tables.succ, row);
+      if (plan.Reaches(part, 1)) {
+        params.succ = plan.At(plan.succ, row);
         params.q_succ = queries.succ.f32() + row * queries.succ.cols;
       }
-      if (Reaches(part, rule, 2)) {
-        params.inter = AnglesAt(tables.inter, row);
+      if (plan.Reaches(part, 2)) {
+        params.inter = plan.At(plan.inter, row);
         params.q_inter = queries.inter.f32() + row * queries.inter.cols;
       }
       RETURN_IF_ERROR(ToStatus(kernels::RopeQkvCpu(params, parallel_), "rope_qkv",
@@ -282,27 +271,27 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
-  absl::Status Attend(const RotatedQueries& queries, const RotaryRule& rule,
-                      std::span<const SequenceRows> rows, const KvLayer& kv,
+  absl::Status Attend(const RotatedQueries& queries, const RowPlan& row_plan, const KvLayer& kv,
                       TensorView out) override {
-    for (const SequenceRows& part : rows) {
+    const CpuRowPlan& plan = PlanOf(row_plan);
+    for (const CpuRowPlan::Sequence& part : plan.sequences) {
       const int64_t row = part.row_begin;
       const kernels::AttentionParams params = {
           .q_intra = At(queries.intra, row),
-          .q_succ = Reaches(part, rule, 1) ? At(queries.succ, row) : nullptr,
-          .q_inter = Reaches(part, rule, 2) ? At(queries.inter, row) : nullptr,
+          .q_succ = plan.Reaches(part, 1) ? At(queries.succ, row) : nullptr,
+          .q_inter = plan.Reaches(part, 2) ? At(queries.inter, row) : nullptr,
           .num_rows = part.num_rows,
           .query_begin = part.position_begin,
           .num_q_heads = static_cast<int32_t>(out.cols / kv.shape.head_dim),
           .softmax_scale = static_cast<float>(1.0 / std::sqrt(kv.shape.head_dim)),
-          .chunk_len = rule.chunk_len,
+          .chunk_len = plan.rule.chunk_len,
           .kv = PagesOf(kv, part),
           .out = out.f32() + row * out.cols,
           .lse = nullptr};
       RETURN_IF_ERROR(
           ToStatus(kernels::AttentionCpu(params, parallel_), "attention",
                    absl::StrCat(part.num_rows, " rows at ", part.position_begin, ", head_dim ",
-                                kv.shape.head_dim, ", chunk_len ", rule.chunk_len)));
+                                kv.shape.head_dim, ", chunk_len ", plan.rule.chunk_len)));
     }
     return absl::OkStatus();
   }
@@ -310,7 +299,8 @@ class CpuBackend final : public Backend {
   std::vector<absl::StatusOr<GeneratedToken>> Sample(std::span<const SampleRow> rows) override {
     std::vector<absl::StatusOr<GeneratedToken>> tokens(rows.size(), GeneratedToken{});
     parallel_.Run(static_cast<int64_t>(rows.size()), [&](int64_t i) {
-      tokens[static_cast<size_t>(i)] = SampleOne(rows[static_cast<size_t>(i)]);
+      const SampleRow& row = rows[static_cast<size_t>(i)];
+      tokens[static_cast<size_t>(i)] = SampleOnHost(row, row.logits.f32());
     });
     return tokens;
   }
@@ -318,14 +308,17 @@ class CpuBackend final : public Backend {
   std::vector<absl::StatusOr<GeneratedToken>> Logprobs(std::span<const LogprobsRow> rows) override {
     std::vector<absl::StatusOr<GeneratedToken>> tokens(rows.size(), GeneratedToken{});
     parallel_.Run(static_cast<int64_t>(rows.size()), [&](int64_t i) {
-      tokens[static_cast<size_t>(i)] = LogprobsOfOne(rows[static_cast<size_t>(i)]);
+      const LogprobsRow& row = rows[static_cast<size_t>(i)];
+      tokens[static_cast<size_t>(i)] = LogprobsOnHost(row, row.logits.f32());
     });
     return tokens;
   }
 
  private:
   absl::Status RotaryTable(const RotaryRule& rule, kernels::RopeVariant variant,
-                           const RotaryTables::Angles& angles) {
+                           CpuRowPlan::Angles& angles) {
+    angles.cos.resize(positions_.size() * static_cast<size_t>(rule.head_dim / 2));
+    angles.sin.resize(angles.cos.size());
     const kernels::RopeTableParams params = {.positions = positions_.data(),
                                              .num_rows = static_cast<int64_t>(positions_.size()),
                                              .head_dim = rule.head_dim,
@@ -333,66 +326,15 @@ class CpuBackend final : public Backend {
                                              .variant = variant,
                                              .chunk_len = rule.chunk_len,
                                              .chunk_size = rule.chunk_size,
-                                             .cos = angles.cos.f32(),
-                                             .sin = angles.sin.f32()};
+                                             .cos = angles.cos.data(),
+                                             .sin = angles.sin.data()};
     return ToStatus(kernels::RopeTableCpu(params, parallel_), "rope_table",
                     absl::StrCat(params.num_rows, " rows, head_dim ", rule.head_dim));
   }
 
-  static absl::StatusOr<GeneratedToken> SampleOne(const SampleRow& row) {
-    const SamplingParams& wanted = *row.params;
-    const int32_t vocab_size = static_cast<int32_t>(row.logits.cols);
-    std::vector<int32_t> bias_ids;
-    std::vector<float> bias_values;
-    for (const auto& [id, bias] : wanted.logit_bias) {
-      bias_ids.push_back(id);
-      bias_values.push_back(bias);
-    }
-    std::vector<uint64_t> workspace((kernels::SamplingWorkspaceBytes(vocab_size) + 7) / 8);
-    const kernels::SamplingParams params = {
-        .logits = row.logits.f32(),
-        .vocab_size = vocab_size,
-        .temperature = wanted.temperature,
-        .top_k = wanted.top_k,
-        .top_p = wanted.top_p,
-        .min_p = wanted.min_p,
-        .repetition_penalty = wanted.repetition_penalty,
-        .seen = row.seen.empty() ? nullptr : row.seen.data(),
-        .presence_penalty = wanted.presence_penalty,
-        .frequency_penalty = wanted.frequency_penalty,
-        .counts = row.output_counts.empty() ? nullptr : row.output_counts.data(),
-        .bias_ids = bias_ids.data(),
-        .bias_values = bias_values.data(),
-        .num_bias = static_cast<int32_t>(bias_ids.size()),
-        .banned_ids = row.banned.data(),
-        .num_banned = static_cast<int32_t>(row.banned.size()),
-        .seed = wanted.seed,
-        .token_index = row.output_index,
-        .num_top_logprobs = wanted.top_logprobs.value_or(0),
-        .workspace = workspace.data()};
-    kernels::SamplingResult result;
-    const kernels::KernelStatus status = kernels::SamplingCpu(params, &result);
-    RETURN_IF_ERROR(RowStatus(status, "sampling", vocab_size));
-    if (wanted.top_logprobs.has_value()) return TokenOf(result.token, result);
-    GeneratedToken token;
-    token.token = result.token;
-    return token;
-  }
-
-  static absl::StatusOr<GeneratedToken> LogprobsOfOne(const LogprobsRow& row) {
-    const int32_t vocab_size = static_cast<int32_t>(row.logits.cols);
-    const kernels::LogprobsParams params = {.logits = row.logits.f32(),
-                                            .vocab_size = vocab_size,
-                                            .token = row.token,
-                                            .num_top = row.num_top};
-    kernels::Logprobs result;
-    RETURN_IF_ERROR(RowStatus(kernels::LogprobsCpu(params, &result), "logprobs", vocab_size));
-    return TokenOf(row.token, result);
-  }
-
   PoolParallel parallel_;
   DeviceBuffer workspace_;          // of the largest gemm so far
-  std::vector<int64_t> positions_;  // of the rows of the current unit
+  std::vector<int64_t> positions_;  // of the rows being planned
 };
 
 }  // namespace
