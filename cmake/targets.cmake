@@ -20,15 +20,15 @@ function(longhaul_link_headers target)
   endforeach()
 endfunction()
 
-# longhaul_library(NAME HEADERS h... SOURCES cc... DEPS targets... [PRIVATE_DEPS targets...])
+# longhaul_library(NAME HEADERS h... [DEVICE_HEADERS cuh...] SOURCES cc... DEPS targets... [PRIVATE_DEPS targets...])
 # Makes the library and its alias longhaul::NAME. Each header must compile by itself (checked by the
-# target all_headers).
+# target all_headers); headers with code for CUDA devices are the library's own and compiled with it.
 function(longhaul_library name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;SOURCES;DEPS;PRIVATE_DEPS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "HEADERS;DEVICE_HEADERS;SOURCES;DEPS;PRIVATE_DEPS")
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "longhaul_library(${name}): unknown ${arg_UNPARSED_ARGUMENTS}")
   endif()
-  longhaul_link_headers(${name} ${arg_HEADERS})
+  longhaul_link_headers(${name} ${arg_HEADERS} ${arg_DEVICE_HEADERS})
   set(include_dir ${CMAKE_BINARY_DIR}/headers/${name})
   if(arg_SOURCES)
     add_library(${name} STATIC ${arg_SOURCES})

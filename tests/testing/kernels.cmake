@@ -6,6 +6,6 @@ longhaul_library(kernel_testing
 # machine with a driver.
 if(LONGHAUL_HAVE_CUDA)
   longhaul_library(cuda_testing
-    HEADERS cuda_testing.h
+    HEADERS cuda_testing.h device_cache.h
     DEPS    longhaul::kernel_testing longhaul::kernels_cuda CUDA::cudart_static)
 endif()

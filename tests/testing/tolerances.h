@@ -28,6 +28,13 @@ inline constexpr Tolerance kAttentionTolerance = {3e-6, 3e-6};
 // The log of the same sum, of size 1 to 10.
 inline constexpr Tolerance kLseTolerance = {4e-6, 1e-6};
 
+// Weights are rounded to 8 bits before they meet V (2^-9 of each at most, and their errors average
+// out), the result once more: half an ulp is 2^-9 of it, for the other neighbour a whole one.
+inline constexpr Tolerance kAttentionBFloat16Tolerance = {4e-3, 0.0079};
+
+// Scores are products of bf16 numbers, summed in fp32; the exponential is within 2 ulp.
+inline constexpr Tolerance kLseBFloat16Tolerance = {2e-5, 2e-6};
+
 // DCA against relative distances: angles are fp32 products (error u * angle, up to 4e-5 rad at the
 // 640 of the test's chunk_size), so scores differ by some 1e-5 to 1e-4, outputs by less.
 inline constexpr Tolerance kDcaDistanceTolerance = {1e-4, 0};

@@ -1,0 +1,294 @@
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/attention/paged_attention.h"
+#include "kernels/attention/softmax.cuh"
+#include "kernels/cuda/ampere.cuh"
+
+// Decode attention, on every device since Ampere.
+//
+// DecodeSplitKernel: grid (Hkv, splits); block: 4 warps. All query heads of a KV head are the rows
+// of one product, so K and V are read once for them. A warp takes every fourth run of 16 keys and
+// streams them through its own buffers: no warp waits for another until the end, when their sums
+// are merged in shared memory. DecodeMergeKernel: grid (rows, Hq), block: D threads.
+//
+// Memory-bound: 4 D bytes a key and KV head (K and V, bf16) against 4 D flops for each of Hq / Hkv
+// heads; 2 blocks a multiprocessor keep 128 KiB on their way.
+//
+// Bits: a row's keys are dealt to splits and warps by its own length; merges go in a fixed order.
+
+namespace longhaul::kernels {
+
+template <int kHeadDim>
+struct DecodeTraits {
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kRows = 16;  // of a product; Hq / Hkv of them are used
+  static constexpr int kKeys = 16;  // of a warp's run
+  static constexpr int kStages = 3;
+  static constexpr int kRunBytes = kKeys * kHeadDim * 2;  // of K or V
+  static constexpr int kChunks = kHeadDim / 8;            // of 16 bytes, in a key's row
+  static constexpr int kRunsPerBlock = kBlockTokens / (kKeys * kWarps);  // of one warp
+  static_assert(kHeadDim % 64 == 0, "the swizzle permutes eight chunks of a row");
+  static_assert(kPrefillTileRows % kKeys == 0, "a run with a seen key has finite V");
+};
+
+template <int kHeadDim>
+struct DecodeShared {
+  using Traits = DecodeTraits<kHeadDim>;
+  struct Run {
+    uint8_t k[Traits::kRunBytes];
+    uint8_t v[Traits::kRunBytes];
+  };
+  struct Sums {
+    float sums[Traits::kRows][kHeadDim];
+    float largest[Traits::kRows];
+    float total[Traits::kRows];
+  };
+  union Warp {
+    Run runs[Traits::kStages];
+    Sums sums;  // at the end
+  };
+  alignas(128) Warp warps[Traits::kWarps];
+};
+
+struct DecodeKernelParams {
+  const __nv_bfloat16* q[3];  // inter, succ, intra
+  const int32_t* block_tables;
+  const uint8_t* kv_base;
+  int64_t block_stride_bytes;
+  int64_t v_offset;    // from K to V in a block
+  int64_t head_bytes;  // of K or V
+  const DecodeSplit* splits;
+  float* partial_sums;   // [splits, Hq, D], not divided by the total
+  float2* partial_rows;  // [splits, Hq] largest score and total
+  int64_t chunk_len;
+  int32_t num_q_heads;
+  int32_t group;  // Hq / Hkv
+  float softmax_scale;
+};
+
+// A row's 16-byte chunk in shared memory: rows start in the same bank, so chunks are permuted.
+template <int kHeadDim>
+__device__ int SwizzledOffset(int row, int chunk) {
+  return row * kHeadDim * 2 + (chunk ^ (row & 7)) * 16;
+}
+
+// Registers of a warp: rows lane / 4 and + 8.
+template <int kHeadDim>
+struct DecodeRows {
+  uint32_t q[kHeadDim / 16][4];
+  float sums[kHeadDim / 8][4] = {};
+  float largest[2] = {-INFINITY, -INFINITY};
+  float total[2] = {0, 0};  // this lane's keys only
+};
+
+template <int kHeadDim>
+__device__ void LoadQueries(const DecodeKernelParams& p, const DecodeSplit& split, int region,
+                            DecodeRows<kHeadDim>& rows) {
+  const int lane = threadIdx.x % 32;
+  const int first_head = blockIdx.x * p.group;
+  const __nv_bfloat16* q = p.q[region] + (split.row * p.num_q_heads + first_head) * kHeadDim;
+#pragma unroll
+  for (int step = 0; step < kHeadDim / 16; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + 8 * (i % 2);
+      const int column = 16 * step + 8 * (i / 2) + 2 * (lane % 4);
+      rows.q[step][i] =
+          row < p.group ? *reinterpret_cast<const uint32_t*>(q + row * kHeadDim + column) : 0;
+    }
+  }
+}
+
+template <int kHeadDim>
+__device__ void AttendRun(const DecodeKernelParams& p, const DecodeSplit& split, int32_t first_key,
+                          const typename DecodeShared<kHeadDim>::Run& run,
+                          DecodeRows<kHeadDim>& rows) {
+  const int lane = threadIdx.x % 32;
+  const float log2_scale = p.softmax_scale * kLog2E;
+  float scores[2][4] = {};
+#pragma unroll
+  for (int step = 0; step < kHeadDim / 16; ++step) {
+    uint32_t k[4];
+    const int row = lane / 16 * 8 + lane % 8;
+    ampere::LoadMatrices(k, run.k + SwizzledOffset<kHeadDim>(row, 2 * step + lane / 8 % 2));
+    ampere::MultiplyAdd(scores[0], rows.q[step], k[0], k[1]);
+    ampere::MultiplyAdd(scores[1], rows.q[step], k[2], k[3]);
+  }
+  if (first_key + DecodeTraits<kHeadDim>::kKeys > split.position + 1) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = first_key + 8 * n + 2 * (lane % 4) + i % 2;
+        if (key > split.position) scores[n][i] = -INFINITY;
+      }
+    }
+  }
+  float rescale[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float run_largest = fmaxf(fmaxf(scores[0][2 * h], scores[0][2 * h + 1]),
+                                    fmaxf(scores[1][2 * h], scores[1][2 * h + 1]));
+    const float largest = fmaxf(rows.largest[h], QuadMax(run_largest));
+    rescale[h] = Exp2((rows.largest[h] - largest) * log2_scale);
+    rows.largest[h] = largest;
+    rows.total[h] *= rescale[h];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& score = scores[n][2 * h + e];
+        score = Exp2(fmaf(score, log2_scale, -largest * log2_scale));
+        rows.total[h] += score;
+      }
+    }
+  }
+  const uint32_t weights[4] = {
+      PackBf16(scores[0][0], scores[0][1]), PackBf16(scores[0][2], scores[0][3]),
+      PackBf16(scores[1][0], scores[1][1]), PackBf16(scores[1][2], scores[1][3])};
+#pragma unroll
+  for (int pair = 0; pair < kHeadDim / 16; ++pair) {
+    uint32_t v[4];
+    const int row = lane / 8 % 2 * 8 + lane % 8;
+    ampere::LoadMatricesTransposed(v, run.v + SwizzledOffset<kHeadDim>(row, 2 * pair + lane / 16));
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      float(&sums)[4] = rows.sums[2 * pair + n];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[i] *= rescale[i / 2];
+      ampere::MultiplyAdd(sums, weights, v[2 * n], v[2 * n + 1]);
+    }
+  }
+}
+
+// The warps' sums become the block's, rows by rows.
+template <int kHeadDim>
+__device__ void MergeWarps(const DecodeKernelParams& p, const DecodeSplit& split,
+                           DecodeShared<kHeadDim>& shared, const DecodeRows<kHeadDim>& rows) {
+  using Traits = DecodeTraits<kHeadDim>;
+  const int lane = threadIdx.x % 32;
+  auto& own = shared.warps[threadIdx.x / 32].sums;
+  __syncwarp();
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int row = lane / 4 + 8 * h;
+    const float total = QuadSum(rows.total[h]);
+    if (lane % 4 == 0) {
+      own.largest[row] = rows.largest[h];
+      own.total[row] = total;
+    }
+#pragma unroll
+    for (int n = 0; n < kHeadDim / 8; ++n) {
+      *reinterpret_cast<float2*>(&own.sums[row][8 * n + 2 * (lane % 4)]) =
+          make_float2(rows.sums[n][2 * h], rows.sums[n][2 * h + 1]);
+    }
+  }
+  __syncthreads();
+  const float log2_scale = p.softmax_scale * kLog2E;
+  const int64_t first = int64_t{split.partial} * p.num_q_heads + blockIdx.x * p.group;
+  for (int i = threadIdx.x; i < p.group * kHeadDim; i += Traits::kThreads) {
+    const int row = i / kHeadDim;
+    const int column = i % kHeadDim;
+    float largest = -INFINITY;
+    for (const auto& warp : shared.warps) largest = fmaxf(largest, warp.sums.largest[row]);
+    float sum = 0;
+    float total = 0;
+    for (const auto& warp : shared.warps) {
+      // A warp without a key has largest -inf and sums 0; the block has a key.
+      const float factor = Exp2((warp.sums.largest[row] - largest) * log2_scale);
+      sum += warp.sums.sums[row][column] * factor;
+      total += warp.sums.total[row] * factor;
+    }
+    p.partial_sums[(first + row) * kHeadDim + column] = sum;
+    if (column == 0) p.partial_rows[first + row] = make_float2(largest, total);
+  }
+}
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
+    DecodeSplitKernel(const __grid_constant__ DecodeKernelParams p) {
+  using Traits = DecodeTraits<kHeadDim>;
+  extern __shared__ __align__(128) uint8_t memory[];
+  auto& shared = *reinterpret_cast<DecodeShared<kHeadDim>*>(memory);
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const DecodeSplit split = p.splits[blockIdx.y];
+  const int32_t* table = p.block_tables + split.table_begin;
+  const KeyTiles keys(split.position, p.chunk_len, kBlockTokens);
+  const int64_t head_offset = blockIdx.x * p.head_bytes;
+
+  // Runs of this warp, in order; the last ones may lie behind the row's position.
+  const auto first_key = [&](int32_t i) {
+    return (split.block_begin + i / Traits::kRunsPerBlock) * kBlockTokens +
+           (i % Traits::kRunsPerBlock * Traits::kWarps + warp) * Traits::kKeys;
+  };
+  int32_t num_runs = (split.block_end - split.block_begin) * Traits::kRunsPerBlock;
+  while (num_runs > 0 && first_key(num_runs - 1) > split.position) --num_runs;
+
+  const auto load = [&](int32_t i) {
+    if (i < num_runs) {
+      auto& run = shared.warps[warp].runs[i % Traits::kStages];
+      const int32_t key = first_key(i);
+      const uint8_t* from = p.kv_base + table[key / kBlockTokens] * p.block_stride_bytes +
+                            head_offset + int64_t{key % kBlockTokens} * kHeadDim * 2;
+#pragma unroll
+      for (int n = 0; n < Traits::kRunBytes / 512; ++n) {
+        const int chunk = 32 * n + lane;
+        const int to = SwizzledOffset<kHeadDim>(chunk / Traits::kChunks, chunk % Traits::kChunks);
+        ampere::CopyAsync16(run.k + to, from + chunk * 16);
+        ampere::CopyAsync16(run.v + to, from + p.v_offset + chunk * 16);
+      }
+    }
+    ampere::CopyCommit();  // also an empty one: groups are counted
+  };
+
+  DecodeRows<kHeadDim> rows;
+#pragma unroll
+  for (int i = 0; i < Traits::kStages - 1; ++i) load(i);
+  int32_t next_region = split.block_begin;  // block that needs other queries
+  for (int32_t i = 0; i < num_runs; ++i) {
+    const int32_t block = split.block_begin + i / Traits::kRunsPerBlock;
+    if (block == next_region) {
+      LoadQueries(p, split, keys.Region(block), rows);
+      next_region = keys.RegionEnd(block);
+    }
+    ampere::CopyWait<Traits::kStages - 2>();
+    __syncwarp();  // other lanes' copies of this run; and all are done with the one before
+    load(i + Traits::kStages - 1);
+    AttendRun<kHeadDim>(p, split, first_key(i), shared.warps[warp].runs[i % Traits::kStages], rows);
+  }
+  ampere::CopyWait<0>();
+  MergeWarps(p, split, shared, rows);
+}
+
+template <int kHeadDim>
+__global__ void __launch_bounds__(kHeadDim)
+    DecodeMergeKernel(const DecodeRow* plan, const float* partial_sums, const float2* partial_rows,
+                      int32_t num_q_heads, float softmax_scale, __nv_bfloat16* out, float* lse) {
+  const DecodeRow row = plan[blockIdx.x];
+  const int head = blockIdx.y;
+  const float log2_scale = softmax_scale * kLog2E;
+  const auto place = [&](int32_t i) { return int64_t{row.partial_begin + i} * num_q_heads + head; };
+  float largest = -INFINITY;
+  for (int32_t i = 0; i < row.num_partials; ++i) {
+    largest = fmaxf(largest, partial_rows[place(i)].x);
+  }
+  float sum = 0;
+  float total = 0;
+  for (int32_t i = 0; i < row.num_partials; ++i) {
+    const float2 partial = partial_rows[place(i)];
+    const float factor = Exp2((partial.x - largest) * log2_scale);
+    sum += partial_sums[place(i) * kHeadDim + threadIdx.x] * factor;
+    total += partial.y * factor;
+  }
+  const int64_t index = row.row * num_q_heads + head;
+  out[index * kHeadDim + threadIdx.x] = __float2bfloat16_rn(sum / total);
+  if (lse != nullptr && threadIdx.x == 0) lse[index] = largest * softmax_scale + logf(total);
+}
+
+}  // namespace longhaul::kernels
