@@ -1,6 +1,6 @@
 # Models small enough for unit tests, models run in-process, and golden data.
 longhaul_library(worker_testing
-  HEADERS golden.h model_runner.h poisoning_backend.h random_plans.h rank_group.h
+  HEADERS forwarding_backend.h golden.h model_runner.h poisoning_backend.h random_plans.h rank_group.h
           tiny_model.h
   SOURCES model_runner.cc random_plans.cc rank_group.cc tiny_model.cc
   DEPS    longhaul::testing longhaul::worker_rank longhaul::worker_backend_cpu)

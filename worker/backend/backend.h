@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -52,13 +53,19 @@ struct RotaryRule {
   int64_t chunk_size = 0;  // DCA clamp, tokens
 };
 
-// Cosines and sines of a unit's rows, computed once and used by all of its layers.
-struct RotaryTables {
-  struct Angles {
-    TensorView cos;  // [T, D/2]
-    TensorView sin;  // [T, D/2]
-  };
-  Angles intra, succ, inter;  // succ and inter are unused in plain RoPE
+// What a forward pass over some rows depends on besides weights and cache.
+struct UnitRows {
+  std::span<const SequenceRows> sequences;  // cover rows [0, T), in order
+  std::span<const float> query_scale;       // [T] temperature f^2 of each row's queries
+  std::span<const TokenId> ids;  // [T] rows of the embedding table; empty = nothing is embedded
+};
+
+// UnitRows as a device's ops need them, with their cosines and sines: computed once a unit and used
+// by all of its layers. A copy, so that a unit cut between layers may wait with it. Of one backend,
+// which knows what it holds; refilled for the next unit, so that its memory is reused.
+class RowPlan {
+ public:
+  virtual ~RowPlan() = default;
 };
 
 // Queries of a unit, rotated for each region of Dual Chunk Attention, temperature folded in.
@@ -86,21 +93,25 @@ struct LogprobsRow {
 // The ops of a decoder-only transformer on one device, in the order of the forward pass.
 //
 // Knows nothing of layers, sequences' lives or requests. Owned by the executor thread. Work is
-// complete (CPU) or enqueued in order (CUDA) on return; CopyToHost waits for it. fp32 activations.
-// A row of an op's result depends on that row's inputs alone, bit for bit: not on how many rows
-// there are and not on the number of threads. Errors: kInternal (a size outside an op's contract: a
-// bug here), kUnimplemented (a shape or type that the device's kernels do not have),
-// kResourceExhausted (memory).
+// complete (CPU) or enqueued in order (CUDA) on return; CopyToHost, Sample and Logprobs wait for
+// it. Activations, and weights but those of norms, are of activation_dtype(); norms' weights and
+// logits are fp32. A row of an op's result depends on that row's inputs alone, bit for bit: not on
+// how many rows there are and not on the number of threads. Errors: kInternal (a size outside an
+// op's contract: a bug here), kUnimplemented (a shape or type that the device's kernels do not
+// have), kResourceExhausted (memory).
 class Backend {
  public:
   virtual ~Backend() = default;
 
+  // Type of matrices between ops, and of the weights of linear layers and the embedding.
+  virtual DType activation_dtype() const = 0;
   // At least `bytes` > 0, 64-byte aligned, zeroed; lazily backed where the device can.
   virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) = 0;
   // What computes, as people call it, threads included: "AMD EPYC 7B13, 16 threads".
   virtual std::string HardwareName() const = 0;
   // Memory that allocations could take now without taking it from others; an estimate.
   virtual int64_t FreeMemoryBytes() const = 0;
+  // `host` is the caller's again on return.
   virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
   // dst[t][column + i] = src[t][i]; columns [column, column + src.cols) lie within dst.
@@ -108,28 +119,29 @@ class Backend {
   // Bytes of one layer's part of a KV block (kKvBlockTokens tokens), scale slots included.
   virtual int64_t KvLayerBlockBytes(const KvShape& shape) const = 0;
 
-  // out[t] = table[ids[t]]; ids within [0, V). table [V, E], out [T, E].
-  virtual absl::Status Embed(TensorView table, std::span<const TokenId> ids, TensorView out) = 0;
+  // Empty, to be filled by PlanRows. Must not outlive the backend.
+  virtual std::unique_ptr<RowPlan> MakeRowPlan() = 0;
+  // Makes `plan` that of these rows; what was enqueued with its former rows keeps them.
+  virtual absl::Status PlanRows(const RotaryRule& rule, const UnitRows& rows, RowPlan& plan) = 0;
+
+  // out[t] = table[ids[t]], the plan's ids, within [0, V). table [V, E], out [T, E].
+  virtual absl::Status Embed(TensorView table, const RowPlan& plan, TensorView out) = 0;
   // With residual (data not null): x += residual. out = x / sqrt(mean(x^2) + eps) * weight.
   virtual absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
                                TensorView out) = 0;
   // x += y.
   virtual absl::Status Add(TensorView x, TensorView y) = 0;
+  // y may be fp32 whatever the activations are.
   virtual absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) = 0;
   // out [T, I] = silu(gate) * up of gate_up [T, 2I] = [gate | up].
   virtual absl::Status SiluMul(TensorView gate_up, TensorView out) = 0;
 
-  virtual absl::Status ComputeRotary(const RotaryRule& rule, std::span<const SequenceRows> rows,
-                                     const RotaryTables& tables) = 0;
-  // Rotates q and k of qkv [T, (Hq + 2 Hkv) D], multiplies q by query_scale [1, T], writes K and V
-  // to the cache.
-  virtual absl::Status RotateAndStore(TensorView qkv, TensorView query_scale,
-                                      const RotaryRule& rule, const RotaryTables& tables,
-                                      std::span<const SequenceRows> rows, const KvLayer& kv,
+  // Rotates q and k of qkv [T, (Hq + 2 Hkv) D], multiplies q by the plan's query_scale, writes K
+  // and V to the cache.
+  virtual absl::Status RotateAndStore(TensorView qkv, const RowPlan& plan, const KvLayer& kv,
                                       const RotatedQueries& queries) = 0;
   // Exact causal (dual chunk) attention, softmax scale 1 / sqrt(D). out [T, Hq * D].
-  virtual absl::Status Attend(const RotatedQueries& queries, const RotaryRule& rule,
-                              std::span<const SequenceRows> rows, const KvLayer& kv,
+  virtual absl::Status Attend(const RotatedQueries& queries, const RowPlan& plan, const KvLayer& kv,
                               TensorView out) = 0;
 
   // One token a row. A row's own failure (NaN or Inf logits, every token banned) is kInternal in

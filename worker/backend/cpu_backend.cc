@@ -65,7 +65,7 @@ class CpuRowPlan final : public RowPlan {
   bool Reaches(const Sequence& rows, int64_t segments) const {
     return rule.chunk_len > 0 && rows.position_begin + rows.num_rows > segments * rule.chunk_len;
   }
-  kernels::RopeAngles At(const Angles& angles, int64_t row) const {
+  kernels::RopeAngles AnglesAt(const Angles& angles, int64_t row) const {
     const int64_t begin = row * rule.head_dim / 2;
     return {.cos = angles.cos.data() + begin, .sin = angles.sin.data() + begin};
   }
@@ -249,7 +249,7 @@ class CpuBackend final : public Backend {
           .position_begin = part.position_begin,
           .num_q_heads = static_cast<int32_t>(queries.intra.cols / kv.shape.head_dim),
           .query_scale = plan.query_scale.data() + row,
-          .intra = plan.At(plan.intra, row),
+          .intra = plan.AnglesAt(plan.intra, row),
           .succ = {},
           .inter = {},
           .q_intra = queries.intra.f32() + row * queries.intra.cols,
@@ -257,11 +257,11 @@ class CpuBackend final : public Backend {
           .q_inter = nullptr,
           .kv = PagesOf(kv, part)};
       if (plan.Reaches(part, 1)) {
-        params.succ = plan.At(plan.succ, row);
+        params.succ = plan.AnglesAt(plan.succ, row);
         params.q_succ = queries.succ.f32() + row * queries.succ.cols;
       }
       if (plan.Reaches(part, 2)) {
-        params.inter = plan.At(plan.inter, row);
+        params.inter = plan.AnglesAt(plan.inter, row);
         params.q_inter = queries.inter.f32() + row * queries.inter.cols;
       }
       RETURN_IF_ERROR(ToStatus(kernels::RopeQkvCpu(params, parallel_), "rope_qkv",

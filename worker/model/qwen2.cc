@@ -27,14 +27,16 @@ class Carver {
  public:
   explicit Carver(uint8_t* data) : data_(data) {}
 
-  TensorView Take(int64_t rows, int64_t cols) {
-    TensorView tensor{data_ == nullptr ? nullptr : data_ + bytes_, DType::kFloat32, rows, cols};
-    bytes_ += (tensor.bytes() + 63) / 64 * 64;
+  TensorView Take(DType dtype, int64_t rows, int64_t cols) {
+    TensorView tensor{data_ == nullptr ? nullptr : data_ + bytes_, dtype, rows, cols};
+    bytes_ += (tensor.bytes() + kAlignment - 1) / kAlignment * kAlignment;
     return tensor;
   }
   int64_t bytes() const { return bytes_; }
 
  private:
+  static constexpr int64_t kAlignment = 128;  // a cache line of a CUDA device
+
   uint8_t* const data_;
   int64_t bytes_ = 0;
 };
@@ -101,62 +103,50 @@ absl::Status Qwen2::Begin(std::span<const ModelSlice> slices, Activations& activ
   const int64_t num_rows = NumRows(slices);
   RETURN_IF_ERROR(ReserveScratch(num_rows));
   RETURN_IF_ERROR(ReserveActivations(num_rows, activations));
-  activations.host_scale_.clear();
+  query_scale_.clear();
+  ids_.clear();
+  const bool embeds = weights_.embedding.data != nullptr;
   for (const ModelSlice& slice : slices) {
     for (size_t i = 0; i < slice.token_ids.size(); ++i) {
       const int64_t position = slice.position_begin + static_cast<int64_t>(i);
       const double f = TemperatureFactor(options_, config_, position, slice.prompt_tokens);
-      activations.host_scale_.push_back(static_cast<float>(f * f));
+      query_scale_.push_back(static_cast<float>(f * f));
+      if (embeds) ids_.push_back(EmbeddingRow(slice.token_ids[i]));
     }
   }
-  RETURN_IF_ERROR(backend_.CopyToDevice(activations.host_scale_.data(), activations.query_scale_));
-  return backend_.ComputeRotary(rotary_rule_, RowsOf(slices), activations.rotary_);
+  if (activations.plan_ == nullptr) activations.plan_ = backend_.MakeRowPlan();
+  const std::vector<SequenceRows> sequences = RowsOf(slices);
+  return backend_.PlanRows(rotary_rule_,
+                           {.sequences = sequences, .query_scale = query_scale_, .ids = ids_},
+                           *activations.plan_);
 }
 
-absl::Status Qwen2::Embed(std::span<const ModelSlice> slices, Activations& activations) {
-  CHECK(weights_.embedding.data != nullptr) << "Embed on a stage without the embedding";
-  if (sums_ != nullptr) return EmbedOwn(slices, activations.hidden_);
-  int64_t row = 0;
-  for (const ModelSlice& slice : slices) {
-    const int64_t count = static_cast<int64_t>(slice.token_ids.size());
-    RETURN_IF_ERROR(
-        backend_.Embed(weights_.embedding, slice.token_ids, activations.hidden_.Rows(row, count)));
-    row += count;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Qwen2::EmbedOwn(std::span<const ModelSlice> slices, TensorView hidden) {
+TokenId Qwen2::EmbeddingRow(TokenId id) const {
+  if (sums_ == nullptr) return id;
   const WeightRange& range = weights_.range;
   const int64_t begin =
       VocabularyBegin(config_, range.tensor_parallel_rank, range.tensor_parallel_size);
   const int64_t zero_row = weights_.embedding.rows - 1;
-  int64_t row = 0;
-  for (const ModelSlice& slice : slices) {
-    own_ids_.clear();
-    for (const TokenId id : slice.token_ids) {
-      const bool own = id >= begin && id < begin + zero_row;
-      own_ids_.push_back(static_cast<TokenId>(own ? id - begin : zero_row));
-    }
-    const int64_t count = static_cast<int64_t>(own_ids_.size());
-    RETURN_IF_ERROR(backend_.Embed(weights_.embedding, own_ids_, hidden.Rows(row, count)));
-    row += count;
-  }
-  return sums_->Sum(hidden);  // exact: all but one summand are zeros
+  const bool own = id >= begin && id < begin + zero_row;
+  return static_cast<TokenId>(own ? id - begin : zero_row);
+}
+
+absl::Status Qwen2::Embed(Activations& activations) {
+  CHECK(weights_.embedding.data != nullptr) << "Embed on a stage without the embedding";
+  RETURN_IF_ERROR(backend_.Embed(weights_.embedding, *activations.plan_, activations.hidden_));
+  return SumShards(activations.hidden_);  // exact: all but one summand are zeros
 }
 
 absl::Status Qwen2::SumShards(TensorView inout) {
   return sums_ == nullptr ? absl::OkStatus() : sums_->Sum(inout);
 }
 
-absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
-                             const backend::KvLayer& kv, Activations& activations) {
+absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations) {
   const WeightRange& range = weights_.range;
   CHECK(layer >= range.layer_begin && layer < range.layer_end) << "layer=" << layer;
   const Weights::Layer& weights = weights_.layers[static_cast<size_t>(layer - range.layer_begin)];
-  const std::vector<SequenceRows> rows = RowsOf(slices);
+  const backend::RowPlan& plan = *activations.plan_;
   const int64_t num_rows = activations.num_rows_;
-  CHECK(NumRows(slices) == num_rows) << "rows=" << NumRows(slices) << " begun=" << num_rows;
   CHECK(num_rows <= scratch_.capacity_rows) << "rows=" << num_rows;
   CHECK(kv.shape.num_kv_heads * range.tensor_parallel_size == config_.num_kv_heads)
       << "cache of " << kv.shape.num_kv_heads << " KV heads";
@@ -170,9 +160,8 @@ absl::Status Qwen2::RunLayer(int32_t layer, std::span<const ModelSlice> slices,
   // x += Wo attention(rope(Wqkv norm(x)))
   RETURN_IF_ERROR(backend_.RmsNorm(hidden, {}, weights.input_norm, eps, norm));
   RETURN_IF_ERROR(backend_.Linear(norm, weights.qkv, qkv));
-  RETURN_IF_ERROR(backend_.RotateAndStore(qkv, activations.query_scale_, rotary_rule_,
-                                          activations.rotary_, rows, kv, scratch_.queries));
-  RETURN_IF_ERROR(backend_.Attend(scratch_.queries, rotary_rule_, rows, kv, attended));
+  RETURN_IF_ERROR(backend_.RotateAndStore(qkv, plan, kv, scratch_.queries));
+  RETURN_IF_ERROR(backend_.Attend(scratch_.queries, plan, kv, attended));
   RETURN_IF_ERROR(backend_.Linear(attended, weights.out, delta));
   RETURN_IF_ERROR(SumShards(delta));
   RETURN_IF_ERROR(backend_.RmsNorm(hidden, delta, weights.post_attention_norm, eps, norm));
@@ -195,10 +184,13 @@ absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,
   CHECK(weights_.lm_head.weight.data != nullptr) << "Logits on a stage without the head";
   const int64_t count = static_cast<int64_t>(rows.size());
   RETURN_IF_ERROR(ReserveLogits(count));
-  for (int64_t i = 0; i < count; ++i) {
-    RETURN_IF_ERROR(backend_.RmsNorm(activations.hidden_.Rows(rows[static_cast<size_t>(i)], 1), {},
-                                     weights_.final_norm, config_.rms_norm_eps,
-                                     logits_.norm.Rows(i, 1)));
+  for (int64_t begin = 0; begin < count;) {
+    const int64_t first = rows[static_cast<size_t>(begin)];
+    int64_t run = 1;  // rows that lie one behind the other
+    while (begin + run < count && rows[static_cast<size_t>(begin + run)] == first + run) ++run;
+    RETURN_IF_ERROR(backend_.RmsNorm(activations.hidden_.Rows(first, run), {}, weights_.final_norm,
+                                     config_.rms_norm_eps, logits_.norm.Rows(begin, run)));
+    begin += run;
   }
   const TensorView logits = (sums_ == nullptr ? logits_.logits : logits_.own).Rows(0, count);
   RETURN_IF_ERROR(backend_.Linear(logits_.norm.Rows(0, count), weights_.lm_head, logits));
@@ -223,19 +215,21 @@ absl::Status Qwen2::ReserveScratch(int64_t rows) {
   if (rows <= scratch_.capacity_rows) return absl::OkStatus();
   scratch_.capacity_rows = 0;
   const Weights::Layer& layer = weights_.layers.front();
+  const DType dtype = backend_.activation_dtype();
   RETURN_IF_ERROR(Reserve(backend_, scratch_.buffer,
                           [&](Carver& carver) {
                             const int64_t mlp_rows = std::min(rows, kMlpRows);
                             const int64_t query_cols = layer.out.weight.cols;
-                            scratch_.norm = carver.Take(rows, config_.hidden_size);
-                            scratch_.qkv = carver.Take(rows, layer.qkv.weight.rows);
-                            scratch_.queries.intra = carver.Take(rows, query_cols);
-                            scratch_.queries.succ = carver.Take(rows, query_cols);
-                            scratch_.queries.inter = carver.Take(rows, query_cols);
-                            scratch_.attended = carver.Take(rows, query_cols);
-                            scratch_.delta = carver.Take(rows, config_.hidden_size);
-                            scratch_.gate_up = carver.Take(mlp_rows, layer.gate_up.weight.rows);
-                            scratch_.inner = carver.Take(mlp_rows, layer.down.weight.cols);
+                            scratch_.norm = carver.Take(dtype, rows, config_.hidden_size);
+                            scratch_.qkv = carver.Take(dtype, rows, layer.qkv.weight.rows);
+                            scratch_.queries.intra = carver.Take(dtype, rows, query_cols);
+                            scratch_.queries.succ = carver.Take(dtype, rows, query_cols);
+                            scratch_.queries.inter = carver.Take(dtype, rows, query_cols);
+                            scratch_.attended = carver.Take(dtype, rows, query_cols);
+                            scratch_.delta = carver.Take(dtype, rows, config_.hidden_size);
+                            scratch_.gate_up =
+                                carver.Take(dtype, mlp_rows, layer.gate_up.weight.rows);
+                            scratch_.inner = carver.Take(dtype, mlp_rows, layer.down.weight.cols);
                           }))
       << "activations of " << rows << " tokens";
   scratch_.capacity_rows = rows;
@@ -244,14 +238,7 @@ absl::Status Qwen2::ReserveScratch(int64_t rows) {
 
 absl::Status Qwen2::ReserveActivations(int64_t rows, Activations& activations) {
   const auto carve = [&](Carver& carver) {
-    const int64_t half = config_.head_dim / 2;
-    activations.hidden_ = carver.Take(rows, config_.hidden_size);
-    activations.query_scale_ = carver.Take(1, rows);
-    for (auto* angles :
-         {&activations.rotary_.intra, &activations.rotary_.succ, &activations.rotary_.inter}) {
-      angles->cos = carver.Take(rows, half);
-      angles->sin = carver.Take(rows, half);
-    }
+    activations.hidden_ = carver.Take(backend_.activation_dtype(), rows, config_.hidden_size);
   };
   if (rows > activations.capacity_rows_) {
     activations.capacity_rows_ = 0;
@@ -271,20 +258,23 @@ absl::Status Qwen2::ReserveLogits(int64_t rows) {
   logits_.capacity_rows = 0;
   const int32_t shards = weights_.range.tensor_parallel_size;
   const bool is_first = weights_.range.tensor_parallel_rank == 0;
-  RETURN_IF_ERROR(Reserve(backend_, logits_.buffer,
-                          [&](Carver& carver) {
-                            logits_.norm = carver.Take(rows, config_.hidden_size);
-                            if (is_first) logits_.logits = carver.Take(rows, config_.vocab_size);
-                            if (shards == 1) return;
-                            logits_.own = carver.Take(rows, weights_.lm_head.weight.rows);
-                            if (!is_first) return;
-                            logits_.parts = {logits_.own};
-                            for (int32_t shard = 1; shard < shards; ++shard) {
-                              logits_.parts.push_back(
-                                  carver.Take(rows, VocabularyBegin(config_, shard + 1, shards) -
-                                                        VocabularyBegin(config_, shard, shards)));
-                            }
-                          }))
+  RETURN_IF_ERROR(
+      Reserve(backend_, logits_.buffer,
+              [&](Carver& carver) {
+                logits_.norm = carver.Take(backend_.activation_dtype(), rows, config_.hidden_size);
+                if (is_first) {
+                  logits_.logits = carver.Take(DType::kFloat32, rows, config_.vocab_size);
+                }
+                if (shards == 1) return;
+                logits_.own = carver.Take(DType::kFloat32, rows, weights_.lm_head.weight.rows);
+                if (!is_first) return;
+                logits_.parts = {logits_.own};
+                for (int32_t shard = 1; shard < shards; ++shard) {
+                  logits_.parts.push_back(carver.Take(DType::kFloat32, rows,
+                                                      VocabularyBegin(config_, shard + 1, shards) -
+                                                          VocabularyBegin(config_, shard, shards)));
+                }
+              }))
       << "logits of " << rows << " rows";
   logits_.capacity_rows = rows;
   return absl::OkStatus();

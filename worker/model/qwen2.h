@@ -36,8 +36,8 @@ struct ModelSlice {
 double TemperatureFactor(const AttentionOptions& options, const ModelConfig& config,
                          int64_t position, int64_t prompt_tokens);
 
-// What a unit's rows are between two of its layers: the residual stream and what one forward pass
-// needs besides. Stays valid between the parts of a unit that was cut between layers.
+// What a unit's rows are between two of its layers: the residual stream, and the plan of its rows,
+// which all layers use. Stays valid between the parts of a unit that was cut between layers.
 class Activations {
  public:
   int64_t num_rows() const { return num_rows_; }
@@ -49,14 +49,13 @@ class Activations {
   int64_t num_rows_ = 0;
   int64_t capacity_rows_ = 0;
   backend::DeviceBuffer buffer_;
-  TensorView hidden_;       // [T, E]
-  TensorView query_scale_;  // [1, T], f^2
-  backend::RotaryTables rotary_;
-  std::vector<float> host_scale_;
+  TensorView hidden_;  // [T, E]
+  std::unique_ptr<backend::RowPlan> plan_;
 };
 
 // A Qwen2 decoder on one backend: embedding, layers [begin, end), final norm and head, as far as
-// the weights' range holds them.
+// the weights' range holds them. Its matrices are of the backend's activation type, its logits
+// fp32.
 //
 // With several shards (tensor parallelism) each has its heads, its part of the MLP and of the
 // vocabulary, and the whole residual stream. What a layer adds to that is summed over the shards,
@@ -80,15 +79,14 @@ class Qwen2 {
   const ModelConfig& config() const { return config_; }
   const WeightRange& range() const { return weights_.range; }
 
-  // Makes `activations` those of a new unit: sizes it, computes rotations and temperatures. Its
-  // hidden() is then to be filled, by Embed or from the stage before.
+  // Makes `activations` those of a new unit: sizes it, plans its rows. Its hidden() is then to be
+  // filled, by Embed or from the stage before.
   absl::Status Begin(std::span<const ModelSlice> slices, Activations& activations);
   // First stage only.
-  absl::Status Embed(std::span<const ModelSlice> slices, Activations& activations);
+  absl::Status Embed(Activations& activations);
   // One layer, absolute number within range(). kv is this layer's part of the cache, with the KV
   // heads of this shard.
-  absl::Status RunLayer(int32_t layer, std::span<const ModelSlice> slices,
-                        const backend::KvLayer& kv, Activations& activations);
+  absl::Status RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations);
   // Last stage only: final norm and head of some rows. The result, [rows, V] of the whole
   // vocabulary, is shard 0's and valid until the next call; the other shards get an empty view.
   absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows, const Activations& activations);
@@ -110,7 +108,7 @@ class Qwen2 {
     int64_t capacity_rows = 0;
     backend::DeviceBuffer buffer;
     TensorView norm;                // [S, E]
-    TensorView logits;              // [S, V], on shard 0 only
+    TensorView logits;              // [S, V] fp32, on shard 0 only
     TensorView own;                 // [S, V of this shard]; several shards only
     std::vector<TensorView> parts;  // on shard 0 of several: [S, V of each], its own first
   };
@@ -118,8 +116,8 @@ class Qwen2 {
   absl::Status ReserveScratch(int64_t rows);
   absl::Status ReserveActivations(int64_t rows, Activations& activations);
   absl::Status ReserveLogits(int64_t rows);
-  // Embed where the ids outside this shard's vocabulary are other shards'.
-  absl::Status EmbedOwn(std::span<const ModelSlice> slices, TensorView hidden);
+  // A token's row of the embedding: of zeros where it is another shard's.
+  TokenId EmbeddingRow(TokenId id) const;
   // Sums over the shards, if there are several.
   absl::Status SumShards(TensorView inout);
   // Puts the shards' parts of the first `count` rows of logits side by side on shard 0.
@@ -131,7 +129,9 @@ class Qwen2 {
   const Weights weights_;
   backend::Backend& backend_;
   ShardSums* const sums_;
-  std::vector<TokenId> own_ids_;  // rows of the embedding, of a slice
+  // Of the unit that begins.
+  std::vector<float> query_scale_;
+  std::vector<TokenId> ids_;
   Scratch scratch_;
   LogitsScratch logits_;
 };

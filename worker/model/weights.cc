@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/model/qwen2_tensors.h"
 
@@ -29,19 +30,43 @@ float Float16ToFloat(uint16_t half) {
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
 
-// `count` elements from element `begin` on, as fp32.
-void Convert(const StoredTensor& tensor, int64_t begin, int64_t count, float* out) {
-  const uint8_t* from = tensor.data.data() + begin * StoredTypeBytes(tensor.type);
-  if (tensor.type == StoredType::kF32) {
-    std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
-    return;
+// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
+uint16_t FloatToBFloat16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+// The element at `from` as fp32.
+float Load(StoredType type, const uint8_t* from) {
+  if (type == StoredType::kF32) {
+    float value = 0;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
   }
-  for (int64_t i = 0; i < count; ++i) {
-    uint16_t bits = 0;
-    std::memcpy(&bits, from + 2 * i, sizeof(bits));
-    out[i] = tensor.type == StoredType::kBF16
-                 ? std::bit_cast<float>(static_cast<uint32_t>(bits) << 16)
-                 : Float16ToFloat(bits);
+  uint16_t bits = 0;
+  std::memcpy(&bits, from, sizeof(bits));
+  return type == StoredType::kBF16 ? std::bit_cast<float>(static_cast<uint32_t>(bits) << 16)
+                                   : Float16ToFloat(bits);
+}
+
+bool IsSame(StoredType stored, DType dtype) {
+  return dtype == DType::kFloat32 ? stored == StoredType::kF32
+                                  : dtype == DType::kBFloat16 && stored == StoredType::kBF16;
+}
+
+// `count` elements from element `begin` on.
+void Convert(const StoredTensor& tensor, int64_t begin, int64_t count, DType dtype, uint8_t* out) {
+  const int64_t stored_bytes = StoredTypeBytes(tensor.type);
+  const uint8_t* from = tensor.data.data() + begin * stored_bytes;
+  for (int64_t i = 0; i < count; ++i, from += stored_bytes) {
+    const float value = Load(tensor.type, from);
+    if (dtype == DType::kFloat32) {
+      std::memcpy(out + i * int64_t{sizeof(value)}, &value, sizeof(value));
+    } else {
+      const uint16_t bits = FloatToBFloat16(value);
+      std::memcpy(out + i * int64_t{sizeof(bits)}, &bits, sizeof(bits));
+    }
   }
 }
 
@@ -56,9 +81,12 @@ class Loader {
  public:
   Loader(const ModelConfig& config, const Checkpoint& checkpoint, const WeightRange& range,
          backend::Backend& backend)
-      : config_(config), checkpoint_(checkpoint), backend_(backend) {
+      : config_(config),
+        checkpoint_(checkpoint),
+        backend_(backend),
+        dtype_(backend.activation_dtype()) {
+    CHECK(dtype_ == DType::kFloat32 || dtype_ == DType::kBFloat16);
     weights_.range = range;
-    staging_.resize(kStagingElements);
   }
 
   absl::StatusOr<Weights> Load() {
@@ -73,7 +101,7 @@ class Loader {
       RETURN_IF_ERROR(LoadLayer(layer));
     }
     if (last) {
-      ASSIGN_OR_RETURN(weights_.final_norm, Whole("model.norm.weight"));
+      ASSIGN_OR_RETURN(weights_.final_norm, Norm("model.norm.weight"));
       if (config_.tie_word_embeddings && needs_embedding) {
         weights_.lm_head.weight = weights_.embedding.Rows(0, Vocabulary().size());
       } else {
@@ -93,16 +121,16 @@ class Loader {
     const Range kv = Shard(int64_t{config_.num_kv_heads} * config_.head_dim);
     const Range inner = Shard(config_.intermediate_size);
     Weights::Layer layer;
-    ASSIGN_OR_RETURN(layer.input_norm, Whole(name("input_layernorm.weight")));
+    ASSIGN_OR_RETURN(layer.input_norm, Norm(name("input_layernorm.weight")));
     ASSIGN_OR_RETURN(layer.qkv.weight, Stacked({{name("self_attn.q_proj.weight"), q},
                                                 {name("self_attn.k_proj.weight"), kv},
                                                 {name("self_attn.v_proj.weight"), kv}}));
     ASSIGN_OR_RETURN(layer.qkv.bias, Stacked({{name("self_attn.q_proj.bias"), q},
                                               {name("self_attn.k_proj.bias"), kv},
                                               {name("self_attn.v_proj.bias"), kv}}));
-    layer.qkv.bias = {layer.qkv.bias.data, DType::kFloat32, 1, layer.qkv.bias.rows};
+    layer.qkv.bias = {layer.qkv.bias.data, dtype_, 1, layer.qkv.bias.rows};
     ASSIGN_OR_RETURN(layer.out.weight, Columns(name("self_attn.o_proj.weight"), q));
-    ASSIGN_OR_RETURN(layer.post_attention_norm, Whole(name("post_attention_layernorm.weight")));
+    ASSIGN_OR_RETURN(layer.post_attention_norm, Norm(name("post_attention_layernorm.weight")));
     ASSIGN_OR_RETURN(layer.gate_up.weight, Stacked({{name("mlp.gate_proj.weight"), inner},
                                                     {name("mlp.up_proj.weight"), inner}}));
     ASSIGN_OR_RETURN(layer.down.weight, Columns(name("mlp.down_proj.weight"), inner));
@@ -128,8 +156,8 @@ class Loader {
     return *checkpoint_.entries().find(name)->second.tensor;  // there: the table was checked
   }
 
-  absl::StatusOr<TensorView> NewTensor(int64_t rows, int64_t cols) {
-    TensorView tensor{nullptr, DType::kFloat32, rows, cols};
+  absl::StatusOr<TensorView> NewTensor(int64_t rows, int64_t cols, DType dtype) {
+    TensorView tensor{nullptr, dtype, rows, cols};
     ASSIGN_OR_RETURN(backend::DeviceBuffer buffer, backend_.Allocate(tensor.bytes()));
     tensor.data = buffer.data();
     weights_.bytes += tensor.bytes();
@@ -137,23 +165,27 @@ class Loader {
     return tensor;
   }
 
-  // Copies elements [begin, begin + count) of a stored tensor to the device.
-  absl::Status Copy(const StoredTensor& stored, int64_t begin, int64_t count, float* device) {
-    for (int64_t done = 0; done < count; done += kStagingElements) {
-      const int64_t now = std::min(kStagingElements, count - done);
-      Convert(stored, begin + done, now, staging_.data());
-      RETURN_IF_ERROR(
-          backend_.CopyToDevice(staging_.data(), {device + done, DType::kFloat32, 1, now}));
+  // Fills `to` with a stored tensor's elements from `begin` on.
+  absl::Status Copy(const StoredTensor& stored, int64_t begin, TensorView to) {
+    if (IsSame(stored.type, to.dtype)) {
+      return backend_.CopyToDevice(stored.data.data() + begin * DTypeBytes(to.dtype), to);
+    }
+    const int64_t element = DTypeBytes(to.dtype);
+    staging_.resize(static_cast<size_t>(kStagingElements * element));
+    for (int64_t done = 0; done < to.size(); done += kStagingElements) {
+      const int64_t now = std::min(kStagingElements, to.size() - done);
+      Convert(stored, begin + done, now, to.dtype, staging_.data());
+      uint8_t* const device = static_cast<uint8_t*>(to.data) + done * element;
+      RETURN_IF_ERROR(backend_.CopyToDevice(staging_.data(), {device, to.dtype, 1, now}));
     }
     return absl::OkStatus();
   }
 
-  // A tensor as it is; a vector becomes one row.
-  absl::StatusOr<TensorView> Whole(const std::string& name) {
+  // The weights of a norm.
+  absl::StatusOr<TensorView> Norm(const std::string& name) {
     const StoredTensor& stored = Stored(name);
-    const int64_t cols = stored.shape.back();
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(stored.size() / cols, cols));
-    RETURN_IF_ERROR(Copy(stored, 0, stored.size(), tensor.f32()));
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(1, stored.size(), DType::kFloat32));
+    RETURN_IF_ERROR(Copy(stored, 0, tensor));
     return tensor;
   }
 
@@ -163,11 +195,10 @@ class Loader {
     for (const auto& [name, range] : parts) rows += range.size();
     const std::vector<int64_t>& shape = Stored(parts.front().first).shape;
     const int64_t cols = shape.size() == 1 ? 1 : shape.back();
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(rows, cols));
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(rows, cols, dtype_));
     int64_t row = 0;
     for (const auto& [name, range] : parts) {
-      RETURN_IF_ERROR(
-          Copy(Stored(name), range.begin * cols, range.size() * cols, tensor.f32() + row * cols));
+      RETURN_IF_ERROR(Copy(Stored(name), range.begin * cols, tensor.Rows(row, range.size())));
       row += range.size();
     }
     return tensor;
@@ -178,19 +209,22 @@ class Loader {
     const StoredTensor& stored = Stored(name);
     const Range ids = Vocabulary();
     const int64_t cols = stored.shape.back();
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(ids.size() + zero_rows, cols));  // zeroed
-    RETURN_IF_ERROR(Copy(stored, ids.begin * cols, ids.size() * cols, tensor.f32()));
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(ids.size() + zero_rows, cols, dtype_));  // zeroed
+    RETURN_IF_ERROR(Copy(stored, ids.begin * cols, tensor.Rows(0, ids.size())));
     return tensor;
   }
 
   // Columns of a matrix.
   absl::StatusOr<TensorView> Columns(const std::string& name, Range columns) {
     const StoredTensor& stored = Stored(name);
-    if (columns.size() == stored.shape.back()) return Whole(name);
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(stored.shape.front(), columns.size()));
-    for (int64_t row = 0; row < tensor.rows; ++row) {
-      RETURN_IF_ERROR(Copy(stored, row * stored.shape.back() + columns.begin, columns.size(),
-                           tensor.f32() + row * tensor.cols));
+    const int64_t rows = stored.shape.front();
+    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(rows, columns.size(), dtype_));
+    if (columns.size() == stored.shape.back()) {
+      RETURN_IF_ERROR(Copy(stored, 0, tensor));
+      return tensor;
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      RETURN_IF_ERROR(Copy(stored, row * stored.shape.back() + columns.begin, tensor.Rows(row, 1)));
     }
     return tensor;
   }
@@ -198,8 +232,9 @@ class Loader {
   const ModelConfig& config_;
   const Checkpoint& checkpoint_;
   backend::Backend& backend_;
+  const DType dtype_;
   Weights weights_;
-  std::vector<float> staging_;
+  std::vector<uint8_t> staging_;
 };
 
 // "1, 2, 4"
@@ -241,6 +276,27 @@ absl::Status CheckRange(const ModelConfig& config, const WeightRange& range) {
 
 int64_t VocabularyBegin(const ModelConfig& config, int32_t rank, int32_t size) {
   return int64_t{config.vocab_size} * rank / size;
+}
+
+int64_t WeightBytes(const ModelConfig& config, const WeightRange& range, DType dtype) {
+  const int64_t shards = range.tensor_parallel_size;
+  const int64_t hidden = config.hidden_size;
+  const int64_t query_cols = int64_t{config.num_heads} * config.head_dim / shards;
+  const int64_t qkv_rows = query_cols + int64_t{2} * config.num_kv_heads * config.head_dim / shards;
+  const int64_t layer = qkv_rows * (hidden + 1) + hidden * query_cols +
+                        3 * hidden * config.intermediate_size / shards;
+  const int64_t vocabulary =
+      VocabularyBegin(config, range.tensor_parallel_rank + 1, range.tensor_parallel_size) -
+      VocabularyBegin(config, range.tensor_parallel_rank, range.tensor_parallel_size);
+  const int64_t layers = range.layer_end - range.layer_begin;
+  const bool first = range.layer_begin == 0;
+  const bool last = range.layer_end == config.num_layers;
+  int64_t elements = layers * layer;
+  int64_t norms = layers * 2 * hidden;
+  if (first) elements += (vocabulary + (shards > 1 ? 1 : 0)) * hidden;
+  if (last) norms += hidden;
+  if (last && !(first && config.tie_word_embeddings)) elements += vocabulary * hidden;
+  return elements * DTypeBytes(dtype) + norms * DTypeBytes(DType::kFloat32);
 }
 
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,

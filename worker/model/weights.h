@@ -24,9 +24,10 @@ struct WeightRange {
 // First token id of a shard of the vocabulary, V rank / size: it ends where the next one begins.
 int64_t VocabularyBegin(const ModelConfig& config, int32_t rank, int32_t size);
 
-// Weights of a Qwen2 model on a backend, fp32. With n shards, heads, I and V below are those of a
-// shard; the outputs of `out` and `down` are then partial sums, and the embedding has one row more,
-// of zeros: that of the ids of other shards.
+// Weights of a Qwen2 model on a backend: those of norms fp32, all others of the backend's
+// activation type. With n shards, heads, I and V below are those of a shard; the outputs of `out`
+// and `down` are then partial sums, and the embedding has one row more, of zeros: that of the ids
+// of other shards.
 struct Weights {
   struct Layer {
     TensorView input_norm;           // [1, E]
@@ -48,10 +49,14 @@ struct Weights {
   std::vector<backend::DeviceBuffer> buffers;  // what the views view; before the backend's end
 };
 
+// Bytes of a range's weights where activations are of type `dtype`: Weights::bytes, beforehand.
+int64_t WeightBytes(const ModelConfig& config, const WeightRange& range, DType dtype);
+
 // Checks the whole checkpoint against the configuration (see CheckQwen2Tensors), then loads a
-// range: the bytes of other stages and shards are not read. Errors: kInvalidArgument (tensors, a
-// range outside the model, a number of shards that does not divide it), kResourceExhausted
-// (memory).
+// range: the bytes of other stages and shards are not read. A tensor stored in the type that it has
+// on the device is copied as it is, others are converted, rounded to nearest even. Errors:
+// kInvalidArgument (tensors, a range outside the model, a number of shards that does not divide
+// it), kResourceExhausted (memory).
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const WeightRange& range, backend::Backend& backend);
 

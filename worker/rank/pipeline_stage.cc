@@ -41,7 +41,7 @@ absl::StatusOr<PipelineStage::Resident> PipelineStage::Begin(const StageUnit& un
   }
   RETURN_IF_ERROR(model_->Begin(unit.slices, resident.activations));
   if (model_->range().layer_begin == 0) {
-    RETURN_IF_ERROR(model_->Embed(unit.slices, resident.activations));
+    RETURN_IF_ERROR(model_->Embed(resident.activations));
   } else {
     RETURN_IF_ERROR(
         communicator_.Recv(resident.activations.hidden(), communicator_.rank() - 1, Stream{}))
@@ -83,8 +83,8 @@ absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& 
   }
   for (int32_t layer = first; layer < last; ++layer) {
     if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("rank stops");
-    RETURN_IF_ERROR(model_->RunLayer(layer, unit.slices, cache_.Layer(layer - range.layer_begin),
-                                     resident.activations))
+    RETURN_IF_ERROR(
+        model_->RunLayer(layer, cache_.Layer(layer - range.layer_begin), resident.activations))
         << "layer " << layer;
   }
   resident.next_layer = last;

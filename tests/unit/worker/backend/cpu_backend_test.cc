@@ -37,24 +37,20 @@ class OneSequence {
   }
 
   // qkv [T, (Hq + 2 Hkv) D], scale [T]; returns [T, Hq D].
-  std::vector<float> Attend(std::vector<float> qkv, std::vector<float> scale, int64_t begin) {
+  std::vector<float> Attend(std::vector<float> qkv, const std::vector<float>& scale,
+                            int64_t begin) {
     const int64_t rows = static_cast<int64_t>(scale.size());
-    const int64_t half = rule_.head_dim / 2;
     const int64_t query_cols = num_q_heads_ * int64_t{rule_.head_dim};
-    std::vector<std::vector<float>> angles(6, std::vector<float>(rows * half));
-    const RotaryTables tables{{View(angles[0], rows), View(angles[1], rows)},
-                              {View(angles[2], rows), View(angles[3], rows)},
-                              {View(angles[4], rows), View(angles[5], rows)}};
     std::vector<std::vector<float>> queries(3, std::vector<float>(rows * query_cols));
     const RotatedQueries rotated{View(queries[0], rows), View(queries[1], rows),
                                  View(queries[2], rows)};
     std::vector<float> out(rows * query_cols);
     const std::vector<SequenceRows> sequence = {
         {.num_rows = rows, .position_begin = begin, .block_table = table_}};
-    EXPECT_OK(backend_.ComputeRotary(rule_, sequence, tables));
-    EXPECT_OK(backend_.RotateAndStore(View(qkv, rows), View(scale, 1), rule_, tables, sequence, kv_,
-                                      rotated));
-    EXPECT_OK(backend_.Attend(rotated, rule_, sequence, kv_, View(out, rows)));
+    EXPECT_OK(
+        backend_.PlanRows(rule_, {.sequences = sequence, .query_scale = scale, .ids = {}}, *plan_));
+    EXPECT_OK(backend_.RotateAndStore(View(qkv, rows), *plan_, kv_, rotated));
+    EXPECT_OK(backend_.Attend(rotated, *plan_, kv_, View(out, rows)));
     return out;
   }
 
@@ -65,6 +61,7 @@ class OneSequence {
   std::vector<BlockId> table_;
   DeviceBuffer cache_;
   KvLayer kv_;
+  const std::unique_ptr<RowPlan> plan_ = backend_.MakeRowPlan();
 };
 
 // One case of dca_attention.safetensors; see tests/data/make_dca_golden.py.
@@ -196,7 +193,13 @@ TEST(CpuBackend, AnIdOutsideTheTableIsAnErrorWithItsSizes) {
   std::vector<float> table(6);
   std::vector<float> out(2);
   const std::vector<TokenId> ids = {3};
-  EXPECT_THAT(backend->Embed(View(table, 3), ids, View(out, 1)),
+  const std::vector<BlockId> block_table = {0};
+  const std::vector<SequenceRows> sequence = {{.num_rows = 1, .block_table = block_table}};
+  const std::vector<float> scale = {1};
+  const auto plan = backend->MakeRowPlan();
+  ASSERT_OK(backend->PlanRows({.theta = 1e4, .head_dim = 2},
+                              {.sequences = sequence, .query_scale = scale, .ids = ids}, *plan));
+  EXPECT_THAT(backend->Embed(View(table, 3), *plan, View(out, 1)),
               StatusIs(absl::StatusCode::kInternal, HasSubstr("[3, 2]")));
 }
 
@@ -210,12 +213,71 @@ TEST(CpuBackend, AHeadDimWithoutKernelIsUnimplemented) {
   const TensorView view = View(rows, 1);
   const std::vector<BlockId> block_table = {0};
   const std::vector<SequenceRows> sequence = {{.num_rows = 1, .block_table = block_table}};
-  EXPECT_THAT(backend->Attend({view, view, view}, rule, sequence,
+  const std::vector<float> scale = {1};
+  const auto plan = backend->MakeRowPlan();
+  ASSERT_OK(
+      backend->PlanRows(rule, {.sequences = sequence, .query_scale = scale, .ids = {}}, *plan));
+  EXPECT_THAT(backend->Attend({view, view, view}, *plan,
                               {.base = cache.data(),
                                .block_stride_bytes = backend->KvLayerBlockBytes(shape),
                                .shape = shape},
                               view),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("head_dim 48")));
+}
+
+TEST(CpuBackend, APlanOutlivesWhatItWasMadeFrom) {
+  const auto backend = MakeCpuBackend(1);
+  const uint32_t seed = std::random_device{}();
+  std::cout << "seed " << seed << "\n";
+  const RotaryRule rule{.theta = 1e4, .head_dim = 64, .chunk_len = 256, .chunk_size = 384};
+  const KvShape shape{.num_kv_heads = 1, .head_dim = 64};
+  constexpr int64_t kTokens = 600;  // reaches the third segment
+  const int64_t block_bytes = backend->KvLayerBlockBytes(shape);
+  std::vector<float> qkv = SplitMixUniform(seed, kTokens * 192);
+  std::vector<float> outputs[2];
+  for (const bool change : {false, true}) {
+    ASSERT_OK_AND_ASSIGN(const DeviceBuffer cache, backend->Allocate(3 * block_bytes));
+    const KvLayer kv{.base = cache.data(), .block_stride_bytes = block_bytes, .shape = shape};
+    std::vector<BlockId> block_table = {2, 0, 1};
+    std::vector<float> scale(kTokens, 1.25f);
+    std::vector<SequenceRows> sequence = {{.num_rows = kTokens, .block_table = block_table}};
+    const auto plan = backend->MakeRowPlan();
+    ASSERT_OK(
+        backend->PlanRows(rule, {.sequences = sequence, .query_scale = scale, .ids = {}}, *plan));
+    if (change) {
+      block_table = {1, 1, 1};
+      scale.assign(kTokens, 7);
+      sequence = {};
+    }
+    std::vector<std::vector<float>> queries(3, std::vector<float>(kTokens * 64));
+    const RotatedQueries rotated{View(queries[0], kTokens), View(queries[1], kTokens),
+                                 View(queries[2], kTokens)};
+    outputs[change].resize(kTokens * 64);
+    ASSERT_OK(backend->RotateAndStore(View(qkv, kTokens), *plan, kv, rotated));
+    ASSERT_OK(backend->Attend(rotated, *plan, kv, View(outputs[change], kTokens)));
+  }
+  EXPECT_EQ(outputs[0], outputs[1]);
+}
+
+TEST(CpuBackend, APlanMayBeFilledAgainWithFewerRows) {
+  const auto backend = MakeCpuBackend(1);
+  std::vector<float> table = {0, 1, 2, 3, 4, 5};
+  const std::vector<BlockId> block_table = {0};
+  const std::vector<float> scale = {1, 1};
+  const auto plan = backend->MakeRowPlan();
+  const auto embed = [&](std::vector<TokenId> ids) {
+    const int64_t rows = static_cast<int64_t>(ids.size());
+    std::vector<float> out(static_cast<size_t>(rows) * 2);
+    const std::vector<SequenceRows> sequence = {{.num_rows = rows, .block_table = block_table}};
+    EXPECT_OK(backend->PlanRows(
+        {.theta = 1e4, .head_dim = 2},
+        {.sequences = sequence, .query_scale = std::span(scale).first(ids.size()), .ids = ids},
+        *plan));
+    EXPECT_OK(backend->Embed(View(table, 3), *plan, View(out, rows)));
+    return out;
+  };
+  EXPECT_EQ(embed({2, 1}), (std::vector<float>{4, 5, 2, 3}));
+  EXPECT_EQ(embed({0}), (std::vector<float>{0, 1}));
 }
 
 TEST(CpuBackend, LogprobsAreThoseThatSamplingReports) {

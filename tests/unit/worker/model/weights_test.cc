@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <bit>
+#include <cstring>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "tests/testing/forwarding_backend.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -18,6 +21,24 @@ using ::longhaul::testing::StatusIs;
 using ::longhaul::testing::TempDir;
 using ::longhaul::testing::TinyModel;
 using ::testing::HasSubstr;
+
+// A device whose activations are bf16: host memory that nothing is computed in.
+class BFloat16Backend final : public ::longhaul::testing::ForwardingBackend {
+ public:
+  BFloat16Backend() : ForwardingBackend(backend::MakeCpuBackend(1)) {}
+  DType activation_dtype() const override { return DType::kBFloat16; }
+};
+
+// As fp32.
+std::vector<float> HostBFloat16(TensorView tensor) {
+  EXPECT_EQ(tensor.dtype, DType::kBFloat16);
+  const uint16_t* bits = static_cast<const uint16_t*>(tensor.data);
+  std::vector<float> values;
+  for (int64_t i = 0; i < tensor.size(); ++i) {
+    values.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits[i]) << 16));
+  }
+  return values;
+}
 
 std::vector<float> Host(TensorView tensor) { return {tensor.f32(), tensor.f32() + tensor.size()}; }
 
@@ -44,6 +65,69 @@ TEST_F(WeightsTest, AreTheStoredValuesForEveryTypeAndSharding) {
     ASSERT_EQ(weights.layers.size(), 3u);
     EXPECT_EQ(Host(weights.layers[2].down.weight),
               model.Values("model.layers.2.mlp.down_proj.weight", 96 * 160));
+  }
+}
+
+TEST_F(WeightsTest, TakeTheTypeOfTheDeviceButThoseOfNorms) {
+  BFloat16Backend device;
+  for (const StoredType type : {StoredType::kF32, StoredType::kBF16, StoredType::kF16}) {
+    const TinyModel model{.type = type};
+    const TempDir folder;
+    model.Write(folder.path());
+    ASSERT_OK_AND_ASSIGN(const Checkpoint checkpoint, Checkpoint::Open(folder.path()));
+    ASSERT_OK_AND_ASSIGN(const Weights weights,
+                         LoadWeights(model.Config(), checkpoint, all_, device));
+    EXPECT_EQ(HostBFloat16(weights.embedding), model.Values("model.embed_tokens.weight", 300 * 96));
+    const Weights::Layer& layer = weights.layers[2];
+    EXPECT_EQ(HostBFloat16(layer.out.weight),
+              model.Values("model.layers.2.self_attn.o_proj.weight", 96 * 192));
+    EXPECT_EQ(HostBFloat16(layer.qkv.bias.Rows(0, 1)).size(), 320u);
+    EXPECT_EQ(layer.post_attention_norm.dtype, DType::kFloat32);
+    EXPECT_EQ(Host(layer.post_attention_norm),
+              model.Values("model.layers.2.post_attention_layernorm.weight", 96));
+    EXPECT_EQ(Host(weights.final_norm), model.Values("model.norm.weight", 96));
+    EXPECT_EQ(weights.bytes, WeightBytes(model.Config(), all_, DType::kBFloat16));
+  }
+}
+
+TEST_F(WeightsTest, AreRoundedToTheNearestWithTiesToEven) {
+  constexpr std::pair<uint32_t, uint16_t> kCases[] = {{0x3f808000, 0x3f80}, {0x3f818000, 0x3f82},
+                                                      {0x3f808001, 0x3f81}, {0xbf808001, 0xbf81},
+                                                      {0x7f7fffff, 0x7f80}, {0x7f800001, 0x7fc0}};
+  const TinyModel model;
+  const TempDir folder;
+  model.Write(folder.path());
+  ASSERT_OK_AND_ASSIGN(const Checkpoint checkpoint, Checkpoint::Open(folder.path()));
+  // The mapping is private: what is written there stays out of the file.
+  const std::span<const uint8_t> data =
+      checkpoint.entries().find("model.embed_tokens.weight")->second.tensor->data;
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = std::bit_cast<uintptr_t>(data.data()) / page * page;
+  ASSERT_EQ(mprotect(std::bit_cast<void*>(begin), 2 * page, PROT_READ | PROT_WRITE), 0);
+  for (size_t i = 0; i < std::size(kCases); ++i) {
+    std::memcpy(const_cast<uint8_t*>(data.data()) + 4 * i, &kCases[i].first, 4);
+  }
+  BFloat16Backend device;
+  ASSERT_OK_AND_ASSIGN(const Weights weights,
+                       LoadWeights(model.Config(), checkpoint, all_, device));
+  for (size_t i = 0; i < std::size(kCases); ++i) {
+    EXPECT_EQ(static_cast<const uint16_t*>(weights.embedding.data)[i], kCases[i].second) << i;
+  }
+}
+
+TEST_F(WeightsTest, BytesAreKnownBeforehand) {
+  TinyModel model;
+  model.num_kv_heads = 2;
+  model.vocab_size = 301;
+  for (const bool tied : {false, true}) {
+    model.tied = tied;
+    for (const WeightRange& range :
+         {WeightRange{.layer_end = 3}, WeightRange{.layer_begin = 1, .layer_end = 2},
+          WeightRange{.layer_begin = 2, .layer_end = 3},
+          WeightRange{.layer_end = 3, .tensor_parallel_rank = 1, .tensor_parallel_size = 2}}) {
+      ASSERT_OK_AND_ASSIGN(const Weights weights, Load(model, range));
+      EXPECT_EQ(WeightBytes(model.Config(), range, DType::kFloat32), weights.bytes);
+    }
   }
 }
 
