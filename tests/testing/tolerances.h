@@ -53,6 +53,10 @@ inline constexpr Tolerance kRmsNormTolerance = {1e-9, 1e-6};
 // exp within 2 ulp, a sum, a quotient, a product.
 inline constexpr Tolerance kSiluMulTolerance = {1e-30, 6e-7};
 
+// Elementwise ops of bf16 numbers, in fp32 (within 1e-6, as above) and then rounded: half an ulp of
+// bf16 is at most 2^-8 of the number.
+inline constexpr Tolerance kBFloat16Tolerance = {1e-30, 0.003908};
+
 // Both sides sum in double and round once; logprobs are of size 1 to 30.
 inline constexpr Tolerance kLogprobTolerance = {1e-6, 2e-7};
 
