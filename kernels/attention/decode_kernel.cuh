@@ -6,6 +6,7 @@
 
 #include "kernels/attention/paged_attention.h"
 #include "kernels/attention/softmax.cuh"
+#include "kernels/attention/warp_rows.cuh"
 #include "kernels/cuda/ampere.cuh"
 
 // Decode attention, on every device since Ampere.
@@ -71,105 +72,10 @@ struct DecodeKernelParams {
   float softmax_scale;
 };
 
-// A row's 16-byte chunk in shared memory: rows start in the same bank, so chunks are permuted.
-template <int kHeadDim>
-__device__ int SwizzledOffset(int row, int chunk) {
-  return row * kHeadDim * 2 + (chunk ^ (row & 7)) * 16;
-}
-
-// Registers of a warp: rows lane / 4 and + 8.
-template <int kHeadDim>
-struct DecodeRows {
-  uint32_t q[kHeadDim / 16][4];
-  float sums[kHeadDim / 8][4] = {};
-  float largest[2] = {-INFINITY, -INFINITY};
-  float total[2] = {0, 0};  // this lane's keys only
-};
-
-template <int kHeadDim>
-__device__ void LoadQueries(const DecodeKernelParams& p, const DecodeSplit& split, int region,
-                            DecodeRows<kHeadDim>& rows) {
-  const int lane = threadIdx.x % 32;
-  const int first_head = blockIdx.x * p.group;
-  const __nv_bfloat16* q = p.q[region] + (split.row * p.num_q_heads + first_head) * kHeadDim;
-#pragma unroll
-  for (int step = 0; step < kHeadDim / 16; ++step) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = lane / 4 + 8 * (i % 2);
-      const int column = 16 * step + 8 * (i / 2) + 2 * (lane % 4);
-      rows.q[step][i] =
-          row < p.group ? *reinterpret_cast<const uint32_t*>(q + row * kHeadDim + column) : 0;
-    }
-  }
-}
-
-template <int kHeadDim>
-__device__ void AttendRun(const DecodeKernelParams& p, const DecodeSplit& split, int32_t first_key,
-                          const typename DecodeShared<kHeadDim>::Run& run,
-                          DecodeRows<kHeadDim>& rows) {
-  const int lane = threadIdx.x % 32;
-  const float log2_scale = p.softmax_scale * kLog2E;
-  float scores[2][4] = {};
-#pragma unroll
-  for (int step = 0; step < kHeadDim / 16; ++step) {
-    uint32_t k[4];
-    const int row = lane / 16 * 8 + lane % 8;
-    ampere::LoadMatrices(k, run.k + SwizzledOffset<kHeadDim>(row, 2 * step + lane / 8 % 2));
-    ampere::MultiplyAdd(scores[0], rows.q[step], k[0], k[1]);
-    ampere::MultiplyAdd(scores[1], rows.q[step], k[2], k[3]);
-  }
-  if (first_key + DecodeTraits<kHeadDim>::kKeys > split.position + 1) {
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int key = first_key + 8 * n + 2 * (lane % 4) + i % 2;
-        if (key > split.position) scores[n][i] = -INFINITY;
-      }
-    }
-  }
-  float rescale[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const float run_largest = fmaxf(fmaxf(scores[0][2 * h], scores[0][2 * h + 1]),
-                                    fmaxf(scores[1][2 * h], scores[1][2 * h + 1]));
-    const float largest = fmaxf(rows.largest[h], QuadMax(run_largest));
-    rescale[h] = Exp2((rows.largest[h] - largest) * log2_scale);
-    rows.largest[h] = largest;
-    rows.total[h] *= rescale[h];
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& score = scores[n][2 * h + e];
-        score = Exp2(fmaf(score, log2_scale, -largest * log2_scale));
-        rows.total[h] += score;
-      }
-    }
-  }
-  const uint32_t weights[4] = {
-      PackBf16(scores[0][0], scores[0][1]), PackBf16(scores[0][2], scores[0][3]),
-      PackBf16(scores[1][0], scores[1][1]), PackBf16(scores[1][2], scores[1][3])};
-#pragma unroll
-  for (int pair = 0; pair < kHeadDim / 16; ++pair) {
-    uint32_t v[4];
-    const int row = lane / 8 % 2 * 8 + lane % 8;
-    ampere::LoadMatricesTransposed(v, run.v + SwizzledOffset<kHeadDim>(row, 2 * pair + lane / 16));
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      float(&sums)[4] = rows.sums[2 * pair + n];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[i] *= rescale[i / 2];
-      ampere::MultiplyAdd(sums, weights, v[2 * n], v[2 * n + 1]);
-    }
-  }
-}
-
 // The warps' sums become the block's, rows by rows.
 template <int kHeadDim>
 __device__ void MergeWarps(const DecodeKernelParams& p, const DecodeSplit& split,
-                           DecodeShared<kHeadDim>& shared, const DecodeRows<kHeadDim>& rows) {
+                           DecodeShared<kHeadDim>& shared, const WarpRows<kHeadDim>& rows) {
   using Traits = DecodeTraits<kHeadDim>;
   const int lane = threadIdx.x % 32;
   auto& own = shared.warps[threadIdx.x / 32].sums;
@@ -247,20 +153,26 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
     ampere::CopyCommit();  // also an empty one: groups are counted
   };
 
-  DecodeRows<kHeadDim> rows;
+  const float log2_scale = p.softmax_scale * kLog2E;
+  WarpRows<kHeadDim> rows;
 #pragma unroll
   for (int i = 0; i < Traits::kStages - 1; ++i) load(i);
   int32_t next_region = split.block_begin;  // block that needs other queries
   for (int32_t i = 0; i < num_runs; ++i) {
     const int32_t block = split.block_begin + i / Traits::kRunsPerBlock;
     if (block == next_region) {
-      LoadQueries(p, split, keys.Region(block), rows);
+      const int64_t first_head = split.row * p.num_q_heads + blockIdx.x * p.group;
+      LoadQueries(p.q[keys.Region(block)] + first_head * kHeadDim, kHeadDim, p.group, rows);
       next_region = keys.RegionEnd(block);
     }
     ampere::CopyWait<Traits::kStages - 2>();
     __syncwarp();  // other lanes' copies of this run; and all are done with the one before
     load(i + Traits::kStages - 1);
-    AttendRun<kHeadDim>(p, split, first_key(i), shared.warps[warp].runs[i % Traits::kStages], rows);
+    const auto& run = shared.warps[warp].runs[i % Traits::kStages];
+    const int32_t key = first_key(i);
+    AttendKeys<kHeadDim, Traits::kKeys>(run.k, run.v, log2_scale, key,
+                                        key + Traits::kKeys > split.position + 1,
+                                        {split.position, split.position}, rows);
   }
   ampere::CopyWait<0>();
   MergeWarps(p, split, shared, rows);

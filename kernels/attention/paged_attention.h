@@ -61,10 +61,14 @@ struct PrefillTile {
 // The tiles of all sequences, those with most keys first.
 std::vector<PrefillTile> PlanPrefill(std::span<const SequenceQueries> sequences);
 
+// The device's own kernel, or the one for every device since Ampere, whose bits differ: for tests.
+enum class AttentionPath : uint8_t { kBest, kPortable };
+
 // `tiles` is device memory. kUnimplemented for a head_dim other than 64 and 128 or a device older
 // than sm_80. Needs a context on the current device.
 KernelStatus PrefillAttentionCuda(const PagedAttentionParams& p, const PrefillTile* tiles,
-                                  int32_t num_tiles, DeviceStream stream);
+                                  int32_t num_tiles, DeviceStream stream,
+                                  AttentionPath path = AttentionPath::kBest);
 
 // Decode: a row's keys are cut into splits of whole blocks, by its own length alone; a second pass
 // merges what they give.

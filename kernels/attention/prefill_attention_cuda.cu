@@ -4,6 +4,7 @@
 
 #include "kernels/attention/paged_attention.h"
 #include "kernels/attention/paged_attention_check.cuh"
+#include "kernels/attention/prefill_ampere_kernel.cuh"
 #include "kernels/attention/prefill_hopper_kernel.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/tensor_map.cuh"
@@ -65,10 +66,38 @@ KernelStatus LaunchHopper(const PagedAttentionParams& p, const PrefillTile* tile
   return LaunchStatus();
 }
 
+template <int kHeadDim>
+KernelStatus LaunchAmpere(const PagedAttentionParams& p, const PrefillTile* tiles,
+                          int32_t num_tiles, DeviceStream stream) {
+  const auto bf16 = [](const BFloat16* q) { return reinterpret_cast<const __nv_bfloat16*>(q); };
+  const AmpereKernelParams kernel = {.q = {bf16(p.q_inter), bf16(p.q_succ), bf16(p.q_intra)},
+                                     .tiles = tiles,
+                                     .block_tables = p.block_tables,
+                                     .kv_base = p.kv_base,
+                                     .block_stride_bytes = p.block_stride_bytes,
+                                     .v_offset = p.layout.VOffset(0),
+                                     .head_bytes = p.layout.HeadBytes(),
+                                     .out = reinterpret_cast<__nv_bfloat16*>(p.out),
+                                     .lse = p.lse,
+                                     .chunk_len = p.chunk_len,
+                                     .num_q_heads = p.num_q_heads,
+                                     .group = p.num_q_heads / p.layout.num_kv_heads,
+                                     .softmax_scale = p.softmax_scale};
+  constexpr int kSharedBytes = sizeof(AmpereShared<kHeadDim>);
+  if (cudaFuncSetAttribute(PrefillAmpereKernel<kHeadDim>,
+                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           kSharedBytes) != cudaSuccess) {
+    return KernelStatus::kLibraryFailure;
+  }
+  PrefillAmpereKernel<kHeadDim><<<num_tiles * p.num_q_heads, AmpereTraits<kHeadDim>::kThreads,
+                                  kSharedBytes, StreamOf(stream)>>>(kernel);
+  return LaunchStatus();
+}
+
 }  // namespace
 
 KernelStatus PrefillAttentionCuda(const PagedAttentionParams& p, const PrefillTile* tiles,
-                                  int32_t num_tiles, DeviceStream stream) {
+                                  int32_t num_tiles, DeviceStream stream, AttentionPath path) {
   const KernelStatus valid = CheckPagedAttention(p);
   if (valid != KernelStatus::kOk) return valid;
   if (num_tiles < 0 || int64_t{num_tiles} * p.num_q_heads > INT32_MAX) {
@@ -78,10 +107,14 @@ KernelStatus PrefillAttentionCuda(const PagedAttentionParams& p, const PrefillTi
   DeviceFacts device;
   const KernelStatus facts = ReadDeviceFacts(&device);
   if (facts != KernelStatus::kOk) return facts;
-  if (device.architecture != 90) return KernelStatus::kUnimplemented;
-  return p.layout.head_dim == 128
-             ? LaunchHopper<128>(p, tiles, num_tiles, device.multiprocessors, stream)
-             : LaunchHopper<64>(p, tiles, num_tiles, device.multiprocessors, stream);
+  if (device.architecture < 80) return KernelStatus::kUnimplemented;
+  const bool is_hopper = device.architecture == 90 && path == AttentionPath::kBest;
+  if (p.layout.head_dim == 128) {
+    return is_hopper ? LaunchHopper<128>(p, tiles, num_tiles, device.multiprocessors, stream)
+                     : LaunchAmpere<128>(p, tiles, num_tiles, stream);
+  }
+  return is_hopper ? LaunchHopper<64>(p, tiles, num_tiles, device.multiprocessors, stream)
+                   : LaunchAmpere<64>(p, tiles, num_tiles, stream);
 }
 
 }  // namespace longhaul::kernels

@@ -87,7 +87,7 @@ class Problem {
 
   // Each sequence's rows, those before `cut` and those from it on in launches of their own, by the
   // prefill kernel or (one row each) by that of decode.
-  Rows Prefill(DeviceStream stream, int64_t cut = 0) {
+  Rows Prefill(DeviceStream stream, AttentionPath path, int64_t cut = 0) {
     std::vector<SequenceQueries> first, second;
     for (const SequenceQueries& all : Queries()) {
       const int64_t at = std::min(cut, all.num_rows);
@@ -97,8 +97,9 @@ class Problem {
     return Run([&](const PagedAttentionParams& p) {
       for (const auto& queries : {first, second}) {
         const DeviceArray<PrefillTile> tiles(PlanPrefill(queries));
-        EXPECT_EQ(PrefillAttentionCuda(p, tiles.data(), static_cast<int32_t>(tiles.size()), stream),
-                  KernelStatus::kOk);
+        EXPECT_EQ(
+            PrefillAttentionCuda(p, tiles.data(), static_cast<int32_t>(tiles.size()), stream, path),
+            KernelStatus::kOk);
         EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
       }
     });
@@ -190,19 +191,27 @@ void ExpectNear(const Rows& actual, const Rows& expected) {
 
 using AttentionCudaTest = longhaul::testing::CudaTest;
 
-TEST_F(AttentionCudaTest, PrefillIsTheReferenceAroundTheEdgesOfTiles) {
+class PrefillCudaTest : public AttentionCudaTest,
+                        public ::testing::WithParamInterface<AttentionPath> {};
+INSTANTIATE_TEST_SUITE_P(Paths, PrefillCudaTest,
+                         ::testing::Values(AttentionPath::kBest, AttentionPath::kPortable),
+                         [](const auto& path) {
+                           return path.param == AttentionPath::kBest ? "Best" : "Portable";
+                         });
+
+TEST_P(PrefillCudaTest, IsTheReferenceAroundTheEdgesOfTiles) {
   std::mt19937_64 random = longhaul::testing::FreshRandom();
   for (const int32_t head_dim : {64, 128}) {
     for (const int64_t rows : {1, 63, 64, 65, 127, 128, 129, 255, 257, 400}) {
       SCOPED_TRACE(::testing::Message() << "D " << head_dim << ", rows " << rows);
       Problem problem(random, {.num_kv_heads = 2, .group = 2, .head_dim = head_dim},
                       {{.position_begin = 0, .num_rows = rows}});
-      ExpectNear(problem.Prefill(stream()), problem.Expected());
+      ExpectNear(problem.Prefill(stream(), GetParam()), problem.Expected());
     }
   }
 }
 
-TEST_F(AttentionCudaTest, PrefillIsTheReferenceInAllRegionsOfDualChunkAttention) {
+TEST_P(PrefillCudaTest, IsTheReferenceInAllRegionsOfDualChunkAttention) {
   std::mt19937_64 random = longhaul::testing::FreshRandom();
   for (const int32_t head_dim : {64, 128}) {
     for (const int64_t chunk_len : {256, 768}) {
@@ -212,13 +221,13 @@ TEST_F(AttentionCudaTest, PrefillIsTheReferenceInAllRegionsOfDualChunkAttention)
         Problem problem(
             random, {.num_kv_heads = 1, .group = 3, .head_dim = head_dim, .chunk_len = chunk_len},
             {{.position_begin = begin, .num_rows = Uniform(random, 1, 900)}});
-        ExpectNear(problem.Prefill(stream()), problem.Expected());
+        ExpectNear(problem.Prefill(stream(), GetParam()), problem.Expected());
       }
     }
   }
 }
 
-TEST_F(AttentionCudaTest, PrefillTakesManySequencesAndMoreWorkThanMultiprocessors) {
+TEST_P(PrefillCudaTest, TakesManySequencesAndMoreWorkThanMultiprocessors) {
   std::mt19937_64 random = longhaul::testing::FreshRandom();
   std::vector<Sequence> sequences;
   for (int i = 0; i < 24; ++i) {
@@ -226,18 +235,18 @@ TEST_F(AttentionCudaTest, PrefillTakesManySequencesAndMoreWorkThanMultiprocessor
         {.position_begin = Uniform(random, 0, 700), .num_rows = Uniform(random, 1, 300)});
   }
   Problem problem(random, {.num_kv_heads = 2, .group = 7, .chunk_len = 256}, sequences);
-  ExpectNear(problem.Prefill(stream()), problem.Expected());
+  ExpectNear(problem.Prefill(stream(), GetParam()), problem.Expected());
 }
 
-TEST_F(AttentionCudaTest, PrefillHasTheSameBitsHoweverASequenceIsCut) {
+TEST_P(PrefillCudaTest, HasTheSameBitsHoweverASequenceIsCut) {
   std::mt19937_64 random = longhaul::testing::FreshRandom();
   for (int repeat = 0; repeat < 10; ++repeat) {
     Problem problem(random, {.num_kv_heads = 2, .group = 7, .chunk_len = 512},
                     {{.position_begin = Uniform(random, 0, 1500), .num_rows = 700},
                      {.position_begin = 0, .num_rows = Uniform(random, 1, 300)}});
-    const Rows whole = problem.Prefill(stream());
+    const Rows whole = problem.Prefill(stream(), GetParam());
     const int64_t cut = Uniform(random, 1, 699);
-    const Rows parts = problem.Prefill(stream(), cut);
+    const Rows parts = problem.Prefill(stream(), GetParam(), cut);
     EXPECT_TRUE(longhaul::testing::SameBits(parts.out, whole.out)) << "cut at " << cut;
     EXPECT_TRUE(longhaul::testing::SameBits(parts.lse, whole.lse)) << "cut at " << cut;
   }
