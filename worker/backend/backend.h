@@ -33,6 +33,7 @@ struct KvShape {
 struct KvLayer {
   uint8_t* base = nullptr;         // this layer's part of block id 0
   int64_t block_stride_bytes = 0;  // from block id to block id
+  int32_t num_blocks = 0;          // block ids are below it
   KvShape shape;
 };
 

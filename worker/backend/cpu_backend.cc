@@ -23,8 +23,8 @@
 #include "kernels/parallel.h"
 #include "kernels/rope/rope_qkv.h"
 #include "kernels/rope/rope_table.h"
+#include "worker/backend/cpu_sampling.h"
 #include "worker/backend/host_memory.h"
-#include "worker/backend/host_sampling.h"
 #include "worker/backend/kernel_status.h"
 
 namespace longhaul::worker::backend {
@@ -299,8 +299,7 @@ class CpuBackend final : public Backend {
   std::vector<absl::StatusOr<GeneratedToken>> Sample(std::span<const SampleRow> rows) override {
     std::vector<absl::StatusOr<GeneratedToken>> tokens(rows.size(), GeneratedToken{});
     parallel_.Run(static_cast<int64_t>(rows.size()), [&](int64_t i) {
-      const SampleRow& row = rows[static_cast<size_t>(i)];
-      tokens[static_cast<size_t>(i)] = SampleOnHost(row, row.logits.f32());
+      tokens[static_cast<size_t>(i)] = SampleOnCpu(rows[static_cast<size_t>(i)]);
     });
     return tokens;
   }
@@ -308,8 +307,7 @@ class CpuBackend final : public Backend {
   std::vector<absl::StatusOr<GeneratedToken>> Logprobs(std::span<const LogprobsRow> rows) override {
     std::vector<absl::StatusOr<GeneratedToken>> tokens(rows.size(), GeneratedToken{});
     parallel_.Run(static_cast<int64_t>(rows.size()), [&](int64_t i) {
-      const LogprobsRow& row = rows[static_cast<size_t>(i)];
-      tokens[static_cast<size_t>(i)] = LogprobsOnHost(row, row.logits.f32());
+      tokens[static_cast<size_t>(i)] = LogprobsOnCpu(rows[static_cast<size_t>(i)]);
     });
     return tokens;
   }

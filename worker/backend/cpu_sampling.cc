@@ -1,41 +1,14 @@
-#include "worker/backend/host_sampling.h"
+#include "worker/backend/cpu_sampling.h"
 
-#include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
-#include "common/status_macros.h"
 #include "kernels/logprobs/logprobs.h"
 #include "kernels/sampling/sampling.h"
-#include "worker/backend/kernel_status.h"
+#include "worker/backend/sampled_token.h"
 
 namespace longhaul::worker::backend {
-namespace {
 
-// What became of a row of logits.
-absl::Status RowStatus(kernels::KernelStatus status, const char* op, int32_t vocab_size) {
-  if (status == kernels::KernelStatus::kNotFinite) {
-    return absl::InternalError("logits hold NaN or Inf");
-  }
-  if (status == kernels::KernelStatus::kNoCandidate) {
-    return absl::InternalError("every token is banned");
-  }
-  return ToStatus(status, op, absl::StrCat("vocabulary ", vocab_size));
-}
-
-GeneratedToken TokenOf(TokenId token, const kernels::Logprobs& logprobs) {
-  GeneratedToken out;
-  out.token = token;
-  out.logprob = logprobs.logprob;
-  for (int32_t i = 0; i < logprobs.num_top; ++i) {
-    out.top_logprobs.push_back({logprobs.top_ids[i], logprobs.top_logprobs[i]});
-  }
-  return out;
-}
-
-}  // namespace
-
-absl::StatusOr<GeneratedToken> SampleOnHost(const SampleRow& row, const float* logits) {
+absl::StatusOr<GeneratedToken> SampleOnCpu(const SampleRow& row) {
   const SamplingParams& wanted = *row.params;
   const int32_t vocab_size = static_cast<int32_t>(row.logits.cols);
   std::vector<int32_t> bias_ids;
@@ -46,7 +19,7 @@ absl::StatusOr<GeneratedToken> SampleOnHost(const SampleRow& row, const float* l
   }
   std::vector<uint64_t> workspace((kernels::SamplingWorkspaceBytes(vocab_size) + 7) / 8);
   const kernels::SamplingParams params = {
-      .logits = logits,
+      .logits = row.logits.f32(),
       .vocab_size = vocab_size,
       .temperature = wanted.temperature,
       .top_k = wanted.top_k,
@@ -68,20 +41,18 @@ absl::StatusOr<GeneratedToken> SampleOnHost(const SampleRow& row, const float* l
       .workspace = workspace.data()};
   kernels::SamplingResult result;
   const kernels::KernelStatus status = kernels::SamplingCpu(params, &result);
-  RETURN_IF_ERROR(RowStatus(status, "sampling", vocab_size));
-  if (wanted.top_logprobs.has_value()) return TokenOf(result.token, result);
-  GeneratedToken token;
-  token.token = result.token;
-  return token;
+  return SampledToken(status, result, row);
 }
 
-absl::StatusOr<GeneratedToken> LogprobsOnHost(const LogprobsRow& row, const float* logits) {
+absl::StatusOr<GeneratedToken> LogprobsOnCpu(const LogprobsRow& row) {
   const int32_t vocab_size = static_cast<int32_t>(row.logits.cols);
-  const kernels::LogprobsParams params = {
-      .logits = logits, .vocab_size = vocab_size, .token = row.token, .num_top = row.num_top};
+  const kernels::LogprobsParams params = {.logits = row.logits.f32(),
+                                          .vocab_size = vocab_size,
+                                          .token = row.token,
+                                          .num_top = row.num_top};
   kernels::Logprobs result;
-  RETURN_IF_ERROR(RowStatus(kernels::LogprobsCpu(params, &result), "logprobs", vocab_size));
-  return TokenOf(row.token, result);
+  const kernels::KernelStatus status = kernels::LogprobsCpu(params, &result);
+  return ScoredToken(status, result, row);
 }
 
 }  // namespace longhaul::worker::backend

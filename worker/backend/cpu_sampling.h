@@ -6,9 +6,8 @@
 
 namespace longhaul::worker::backend {
 
-// Backend::Sample and Backend::Logprobs of one row, on the calling thread: `logits` [V] are the
-// row's in host memory; row.logits gives their number alone. Errors: as Backend says of a row's.
-absl::StatusOr<GeneratedToken> SampleOnHost(const SampleRow& row, const float* logits);
-absl::StatusOr<GeneratedToken> LogprobsOnHost(const LogprobsRow& row, const float* logits);
+// Backend::Sample and Backend::Logprobs of one row in host memory, on the calling thread.
+absl::StatusOr<GeneratedToken> SampleOnCpu(const SampleRow& row);
+absl::StatusOr<GeneratedToken> LogprobsOnCpu(const LogprobsRow& row);
 
 }  // namespace longhaul::worker::backend

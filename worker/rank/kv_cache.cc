@@ -34,6 +34,7 @@ backend::KvLayer KvCache::Layer(int32_t index) const {
   CHECK(index >= 0 && index < num_layers_) << "layer=" << index << " of " << num_layers_;
   return {.base = buffer_.data() + index * layer_bytes_,
           .block_stride_bytes = layer_bytes_ * num_layers_,
+          .num_blocks = num_blocks_,
           .shape = shape_};
 }
 

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "worker/backend/backend.h"
+
+namespace longhaul::worker::backend {
+
+// A CUDA device by its number on this host: bf16 activations and weights, bf16 KV (K by token), all
+// work on one stream of its own. Made on one thread, it may be used on another, but on one at a
+// time, and no other code of these threads may change their device.
+//
+// Errors: kFailedPrecondition without a driver, a device of that number, or cuBLASLt.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device);
+
+}  // namespace longhaul::worker::backend
