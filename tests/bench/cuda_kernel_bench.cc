@@ -12,5 +12,6 @@ int main() {
   }
   longhaul::bench::FusedBench(*bench);
   longhaul::bench::RopeBench(*bench);
+  longhaul::bench::SamplingBench(*bench);
   return 0;
 }
