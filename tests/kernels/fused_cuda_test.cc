@@ -95,7 +95,7 @@ TEST_F(EmbeddingOnDevice, GathersRowsOfTheTable) {
 
 TEST_F(EmbeddingOnDevice, AnIdOutsideTheTableMakesItsRowNanAndNoOther) {
   constexpr int32_t kHidden = 520;
-  const std::vector<BFloat16> table = ToBFloat16(std::vector<float>(3 * kHidden, 1.0f));
+  const std::vector<BFloat16> table = ToBFloat16(std::vector<float>(size_t{3} * kHidden, 1.0f));
   for (const int32_t bad :
        {-1, 3, std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()}) {
     const std::vector<float> out = ToFloat(Embed(table, 3, {2, bad, 0}, stream()));
@@ -293,7 +293,7 @@ TEST_F(SiluMulOnDevice, EqualsReferenceForHalvesOfOneTensor) {
 }
 
 TEST_F(SiluMulOnDevice, EqualsReferenceForEveryFiniteGate) {
-  std::vector<float> gate_up(2 * 65536, 1.0f);
+  std::vector<float> gate_up(131072, 1.0f);
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const float gate = BFloat16ToFloat(static_cast<uint16_t>(bits));
     gate_up[bits] = std::isfinite(gate) ? gate : 0;

@@ -117,7 +117,7 @@ class QkvCase {
       }
     }
     int64_t row = 0;
-    for (int32_t block = 0; row < num_rows; ++block) {
+    for (int64_t block = 0; row < num_rows; ++block) {
       const int64_t rows = std::min<int64_t>((num_rows + kBlocks - 1) / kBlocks, num_rows - row);
       const int64_t first = Uniform(random, 0, kBlockTokens - rows);
       for (int64_t i = 0; i < rows; ++i, ++row) slot_[row] = block * kBlockTokens + first + i;
@@ -221,10 +221,10 @@ class QkvCase {
     for (int64_t row = 0; row < num_rows_; ++row) {
       const int64_t token = slot_[row] % kBlockTokens;
       uint8_t* block = &cache[slot_[row] / kBlockTokens * stride_];
-      for (int32_t head = 0; head < heads_.kv; ++head) {
+      for (int64_t head = 0; head < heads_.kv; ++head) {
         uint8_t* k = block + (head * kBlockTokens + token) * row_bytes;
         uint8_t* v = block + ((heads_.kv + head) * kBlockTokens + token) * row_bytes;
-        for (int32_t d = 0; d < heads_.dim; ++d) {
+        for (int64_t d = 0; d < heads_.dim; ++d) {
           const int64_t i = (row * heads_.kv + head) * heads_.dim + d;
           const uint16_t k_bits = FloatToBFloat16(rows.k[i]);
           const uint16_t v_bits = FloatToBFloat16(rows.v[i]);
@@ -303,7 +303,7 @@ TEST_F(RopeQkvPagedOnDevice, ClearsNothingPastTheTile) {
 
 TEST_F(RopeQkvPagedOnDevice, WorksWithoutTheVariantsThatAreNotAskedFor) {
   const KvLayout layout = {.num_kv_heads = 1, .head_dim = 64, .dtype = KvDtype::kBFloat16};
-  const DeviceArray<BFloat16> qkv(ToBFloat16(std::vector<float>(3 * 64, 1.0f)));
+  const DeviceArray<BFloat16> qkv(ToBFloat16(std::vector<float>(192, 1.0f)));
   const DeviceArray<float> scale(std::vector<float>{2});
   const DeviceArray<float> cos(std::vector<float>(32, 0.0f));
   const DeviceArray<float> sin(std::vector<float>(32, 1.0f));
