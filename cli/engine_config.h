@@ -25,6 +25,7 @@ struct EngineConfig {
   int32_t max_prompt_logprobs_tokens = 0;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
+  double gpu_memory_utilization = 0.92;
   double kv_offload_gib = 0;
   std::string kv_offload_dir;
   double kv_offload_disk_gib = 32;
@@ -47,7 +48,8 @@ void VisitFields(V&& v, EngineConfig& c) {
     "Stages that a group's layers are split into, with tensor-parallel-size ranks each.");
   v("layer-split", c.layer_split,
     "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
-  v("device", c.device, OneOf{{"cpu"}}, "What the ranks compute on.");
+  v("device", c.device, OneOf{{"cpu", "cuda"}},
+    "What the ranks compute on; cuda = a device each, from the first one on.");
   v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
     "Prompt and output tokens together; 0 = the model's own limit.");
   v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{0, 1 << 20},
@@ -64,10 +66,15 @@ void VisitFields(V&& v, EngineConfig& c) {
   v("max-prompt-logprobs-tokens", c.max_prompt_logprobs_tokens, Bounds{0, 1 << 20},
     "Longest prompt whose logprobs may be asked for, tokens; 0 = the programs' default.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
-    "Type of cached keys and values; auto = fp32 on the CPU.");
+    "Type of cached keys and values; auto = fp32 on the CPU, bf16 on CUDA devices, which have no "
+    "other.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65536},
-    "Memory for the KV cache of a rank, GiB; 0 = one prompt of the model's full length and some "
-    "short ones, at most the rank's share of half of the memory that is free.");
+    "Memory for the KV cache of a rank, GiB; 0 = on the CPU one prompt of the model's full length "
+    "and some short ones, at most the rank's share of half of the memory that is free; on a CUDA "
+    "device what gpu-memory-utilization leaves beside weights and activations.");
+  v("gpu-memory-utilization", c.gpu_memory_utilization, Bounds{0.01, 1},
+    "Part of a CUDA device's free memory that its rank takes for weights, activations and KV "
+    "cache.");
   v("kv-offload-gib", c.kv_offload_gib, Bounds{0, 65536},
     "Host memory of a rank for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = "
     "none.");

@@ -48,6 +48,8 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
                                     absl::StrCat(ranks),
                                     "--device",
                                     config.device,
+                                    "--gpu-memory-utilization",
+                                    absl::StrCat(config.gpu_memory_utilization),
                                     "--kv-cache-dtype",
                                     config.kv_cache_dtype,
                                     "--threads",
@@ -137,6 +139,8 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
     return absl::OkStatus();
   };
   std::vector<std::string> workers;
+  const int32_t group_ranks =
+      options.engine.tensor_parallel_size * options.engine.pipeline_parallel_size;
   for (int32_t i = 0; i < options.engine.groups; ++i) {
     workers.push_back(sockets_->Socket(absl::StrCat("group-", i)));
     std::vector<std::string> leader = {folder + "/longhaul-worker",
@@ -150,7 +154,9 @@ absl::Status LocalCluster::StartPrograms(const Options& options) {
                                        "--control-listen",
                                        sockets_->Socket(absl::StrCat("control-", i)),
                                        "--rank-program",
-                                       folder + "/longhaul-worker"};
+                                       folder + "/longhaul-worker",
+                                       "--first-cuda-device",
+                                       absl::StrCat(i * group_ranks)};
     for (std::string& flag : LeaderFlags(options.engine)) leader.push_back(std::move(flag));
     const std::string which = options.engine.groups > 1 ? absl::StrCat(" of group ", i) : "";
     RETURN_IF_ERROR(start("longhaul-worker leader" + which, std::move(leader)));

@@ -16,8 +16,10 @@ struct RankSettings {
   std::string layer_split;
   std::string comm_host = "127.0.0.1";
   std::string comm_interface;
+  int32_t max_num_batched_tokens = 2048;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
+  double gpu_memory_utilization = 0.92;
   double kv_offload_gib = 0;
   double kv_offload_disk_gib = 32;
   std::string attention_temperature = "position";
@@ -29,7 +31,7 @@ struct RankSettings {
 template <typename V>
 void VisitFields(V&& v, RankSettings& c) {
   v("model", c.model, "Directory of the model: config.json and safetensors files.");
-  v("device", c.device, OneOf{{"cpu"}}, "What a rank computes on.");
+  v("device", c.device, OneOf{{"cpu", "cuda"}}, "What a rank computes on.");
   v("tensor-parallel-size", c.tensor_parallel_size, Bounds{1, 256},
     "Ranks that share each layer; divides the model's KV heads.");
   v("pipeline-parallel-size", c.pipeline_parallel_size, Bounds{1, 256},
@@ -41,12 +43,18 @@ void VisitFields(V&& v, RankSettings& c) {
     "only the group reaches.");
   v("comm-interface", c.comm_interface,
     "Network interface that ranks exchange tensors on; if set, comm-host is not used.");
+  v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{257, 1 << 20},
+    "Tokens of one step, decode and prefill; at least max-num-seqs + 256.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
-    "Type of cached keys and values; auto = fp32 on the CPU.");
+    "Type of cached keys and values; auto = fp32 on the CPU, bf16 on CUDA devices, which have no "
+    "other.");
   v("kv-cache-gib", c.kv_cache_gib, Bounds{0, 65'536},
-    "Memory for the KV cache of a rank, GiB, touched as it is used; 0 = one prompt of the model's "
-    "full length and some short ones, at most the rank's share of half of the memory that is "
-    "free.");
+    "Memory for the KV cache of a rank, GiB; 0 = on the CPU one prompt of the model's full length "
+    "and some short ones, at most the rank's share of half of the memory that is free; on a CUDA "
+    "device what gpu-memory-utilization leaves beside weights and activations.");
+  v("gpu-memory-utilization", c.gpu_memory_utilization, Bounds{0.01, 1},
+    "Part of a CUDA device's free memory that its rank takes for weights, activations and KV "
+    "cache.");
   v("kv-offload-gib", c.kv_offload_gib, Bounds{0, 65'536},
     "Host memory of a rank for KV blocks that leave the KV cache, GiB, touched as it is used; 0 = "
     "none.");

@@ -9,7 +9,7 @@
 namespace longhaul::worker::backend {
 namespace {
 
-using kernels::kPrefillTileRows;
+using kernels::kPrefillTileKeys;
 
 constexpr int64_t kAlignment = 256;
 
@@ -56,9 +56,9 @@ void PackedRows::Add(const SequenceRows& sequence) {
     num_empty_.push_back(0);
   }
   // The tail of the last tile, by who writes the tile's first token: it stays zero after that.
-  const int64_t in_tile = (end - 1) % kPrefillTileRows;
+  const int64_t in_tile = (end - 1) % kPrefillTileKeys;
   if (end - 1 - in_tile >= begin) {
-    num_empty_.back() = static_cast<int32_t>(kPrefillTileRows - 1 - in_tile);
+    num_empty_.back() = static_cast<int32_t>(kPrefillTileKeys - 1 - in_tile);
   }
   (sequence.num_rows > 1 ? prefills_ : decodes_)
       .push_back({.row_begin = sequence.row_begin,

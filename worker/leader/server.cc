@@ -27,7 +27,8 @@ std::vector<std::string> RankCommand(const LeaderConfig& config, const GroupShap
   RankSettings settings = config;
   const std::vector<std::string> flags = FlagsFor(FieldsOf(settings));
   command.insert(command.end(), flags.begin(), flags.end());
-  command.insert(command.end(), {"--ranks-on-host", absl::StrCat(ranks_on_host), "--kv-offload-dir",
+  command.insert(command.end(), {"--ranks-on-host", absl::StrCat(ranks_on_host), "--cuda-device",
+                                 absl::StrCat(config.first_cuda_device + rank), "--kv-offload-dir",
                                  offload_folder, "--metrics-port", absl::StrCat(metrics_port)});
   return command;
 }

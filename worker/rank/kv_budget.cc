@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -41,6 +42,37 @@ absl::StatusOr<KvBudget> BudgetKv(const KvBudgetParams& params) {
   budget.capacity = std::min(budget.capacity, kMaxBlocks);
   budget.limit = std::min(std::max(budget.limit, budget.capacity), kMaxBlocks);
   return budget;
+}
+
+absl::StatusOr<KvBudget> BudgetDeviceKv(const DeviceKvBudgetParams& params) {
+  const auto blocks_of = [&params](double bytes) {
+    const auto whole = static_cast<int64_t>(std::max(bytes, 0.0)) / params.block_bytes;
+    return std::min(whole, kMaxBlocks);
+  };
+  const auto free = static_cast<double>(params.free_bytes);
+  const auto taken = static_cast<double>(params.weight_bytes + params.activation_bytes);
+  const KvBudget budget{.capacity = params.kv_cache_gib > 0
+                                        ? blocks_of(params.kv_cache_gib * kGib)
+                                        : blocks_of(params.utilization * free - taken),
+                        .limit = blocks_of(free - taken)};
+  if (budget.capacity >= 1 && budget.capacity <= budget.limit) return budget;
+  const std::string memory = absl::StrFormat(
+      "of the %.2f GiB that are free on the device, weights take %.2f and activations %.2f",
+      free / kGib, static_cast<double>(params.weight_bytes) / kGib,
+      static_cast<double>(params.activation_bytes) / kGib);
+  if (params.kv_cache_gib == 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "gpu-memory-utilization is %g, which leaves no KV cache: %s; raise it, or lower "
+        "max-num-batched-tokens",
+        params.utilization, memory));
+  }
+  if (budget.capacity < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("kv-cache-gib ", params.kv_cache_gib,
+                                                   " holds not even one block of ", kKvBlockTokens,
+                                                   " tokens of this model: raise it"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrFormat("kv-cache-gib is %g, but %s: lower it", params.kv_cache_gib, memory));
 }
 
 }  // namespace longhaul::worker::rank

@@ -33,4 +33,21 @@ struct KvBudget {
 // block).
 absl::StatusOr<KvBudget> BudgetKv(const KvBudgetParams& params);
 
+// What decides how many KV blocks a rank offers on a device that is its own.
+struct DeviceKvBudgetParams {
+  double kv_cache_gib = 0;       // asked for; 0 = automatic
+  double utilization = 1;        // part of free_bytes that the rank may take in all, (0, 1]
+  int64_t free_bytes = 0;        // of the device's memory, before anything is loaded
+  int64_t weight_bytes = 0;      // of this rank's part of the model
+  int64_t activation_bytes = 0;  // of the largest unit, and what libraries take
+  int64_t block_bytes = 0;       // a block in all layers and heads of the rank; > 0
+};
+
+// The number asked for; automatically all that fits:
+//   (utilization * free_bytes - weight_bytes - activation_bytes) / block_bytes.
+// `limit` is the same with utilization 1. A device's memory is taken at once, so what does not fit
+// shows when the rank loads. Errors: kInvalidArgument, naming kv-cache-gib (larger than the limit,
+// or less than a block) or gpu-memory-utilization (nothing is left).
+absl::StatusOr<KvBudget> BudgetDeviceKv(const DeviceKvBudgetParams& params);
+
 }  // namespace longhaul::worker::rank

@@ -18,8 +18,8 @@
 #include "common/queue.h"
 #include "common/stack_dump.h"
 #include "common/status_macros.h"
-#include "common/thread_pool.h"
-#include "worker/backend/cpu_backend.h"
+#include "worker/backend/backend.h"
+#include "worker/backend/host_memory.h"
 #include "worker/group_shape.h"
 #include "worker/model/checkpoint.h"
 #include "worker/model/model_digest.h"
@@ -36,6 +36,7 @@
 #include "worker/rank/kv_mover.h"
 #include "worker/rank/offload_budget.h"
 #include "worker/rank/pipeline_stage.h"
+#include "worker/rank/rank_device.h"
 #include "worker/rank/rank_metrics.h"
 #include "worker/rank/sampler.h"
 #include "worker/rank/shard_communicator.h"
@@ -50,6 +51,9 @@ constexpr size_t kMaxPlans = 256;
 constexpr absl::Duration kDialTimeout = absl::Seconds(30);
 // How often an idle rank looks whether its peers are there.
 constexpr absl::Duration kPeerLook = absl::Seconds(1);
+// On a CUDA device, beside a unit's matrices: logits, the sampler's and the libraries' workspaces,
+// and residual streams of units that wait between layers.
+constexpr int64_t kDeviceReserveBytes = int64_t{1} << 30;
 
 model::AttentionOptions AttentionOf(const RankConfig& config) {
   return {.temperature = config.attention_temperature == "request"
@@ -58,16 +62,11 @@ model::AttentionOptions AttentionOf(const RankConfig& config) {
           .dual_chunk = config.dual_chunk_attention != "off"};
 }
 
-int ThreadsOf(const RankConfig& config) {
-  if (config.threads > 0) return config.threads;
-  return std::max(1, ThreadPool::UsableCores() / config.ranks_on_host);
-}
-
 // The executor thread's work: takes the place that Start names, loads, then executes plans.
 class Worker {
  public:
   Worker(const RankConfig& config, const ModelConfig& model_config, const GroupShape& shape,
-         const model::Checkpoint& checkpoint)
+         const model::Checkpoint& checkpoint, RankDevice device)
       : config_(config),
         model_config_(model_config),
         shape_(shape),
@@ -75,14 +74,19 @@ class Worker {
         checkpoint_(checkpoint),
         kv_shape_{.num_kv_heads = model_config.num_kv_heads / shape.tensor_parallel_size(),
                   .head_dim = model_config.head_dim,
-                  .dtype = config.kv_cache_dtype == "bf16" ? backend::KvDType::kBFloat16
-                                                           : backend::KvDType::kFloat32},
-        backend_(backend::MakeCpuBackend(ThreadsOf(config))),
+                  .dtype = device.kv_dtype},
+        has_own_memory_(device.has_own_memory),
+        backend_(std::move(device.backend)),
         communicators_({.host = config.comm_host, .interface = config.comm_interface}, clock_),
         work_(kMaxPlans) {}
 
-  // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv.
+  // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv and
+  // BudgetDeviceKv.
   absl::StatusOr<KvBudget> BudgetBlocks() {
+    if (has_own_memory_) {
+      ASSIGN_OR_RETURN(budget_, BudgetDeviceBlocks());
+      return budget_;
+    }
     ASSIGN_OR_RETURN(
         budget_, BudgetKv({.kv_cache_gib = config_.kv_cache_gib,
                            .free_bytes = backend_->FreeMemoryBytes(),
@@ -102,8 +106,8 @@ class Worker {
         BudgetOffload({.host_gib = config_.kv_offload_gib,
                        .disk_gib = config_.kv_offload_dir.empty() ? 0 : config_.kv_offload_disk_gib,
                        .block_bytes = block_bytes,
-                       .free_bytes = backend_->FreeMemoryBytes(),
-                       .cache_bytes = budget_.capacity * block_bytes,
+                       .free_bytes = backend::FreeHostMemoryBytes(),
+                       .cache_bytes = has_own_memory_ ? 0 : budget_.capacity * block_bytes,
                        .group_ranks = std::min(config_.ranks_on_host, shape_.num_ranks())}));
     // Now rather than after the weights are loaded.
     if (offload_.disk_slots > 0) {
@@ -157,6 +161,26 @@ class Worker {
   }
 
  private:
+  absl::StatusOr<KvBudget> BudgetDeviceBlocks() const {
+    const DType dtype = backend_->activation_dtype();
+    return BudgetDeviceKv(
+        {.kv_cache_gib = config_.kv_cache_gib,
+         .utilization = config_.gpu_memory_utilization,
+         .free_bytes = backend_->FreeMemoryBytes(),
+         .weight_bytes = model::WeightBytes(model_config_, Range(), dtype),
+         .activation_bytes = kDeviceReserveBytes +
+                             model::Qwen2::UnitBytes(model_config_, shape_.tensor_parallel_size(),
+                                                     dtype, config_.max_num_batched_tokens),
+         .block_bytes = KvCache::BlockBytes(*backend_, kv_shape_, layers_.end - layers_.begin)});
+  }
+
+  model::WeightRange Range() const {
+    return {.layer_begin = layers_.begin,
+            .layer_end = layers_.end,
+            .tensor_parallel_rank = shape_.ShardOf(config_.rank),
+            .tensor_parallel_size = shape_.tensor_parallel_size()};
+  }
+
   absl::Time NextLook() const {
     return loaded_ && shape_.num_ranks() > 1 ? clock_.Now() + kPeerLook : absl::InfiniteFuture();
   }
@@ -194,12 +218,7 @@ class Worker {
         << "connecting with the group";
     const int32_t shards = shape_.tensor_parallel_size();
     ASSIGN_OR_RETURN(model::Weights weights,
-                     model::LoadWeights(model_config_, checkpoint_,
-                                        {.layer_begin = layers_.begin,
-                                         .layer_end = layers_.end,
-                                         .tensor_parallel_rank = shape_.ShardOf(config_.rank),
-                                         .tensor_parallel_size = shards},
-                                        *backend_));
+                     model::LoadWeights(model_config_, checkpoint_, Range(), *backend_));
     const int64_t weight_bytes = weights.bytes;
     ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(*backend_, kv_shape_,
                                                     layers_.end - layers_.begin, place.kv_blocks));
@@ -249,6 +268,7 @@ class Worker {
   const GroupShape::Layers layers_;
   const model::Checkpoint& checkpoint_;
   const backend::KvShape kv_shape_;
+  const bool has_own_memory_;  // the backend, for this rank alone
   const SystemClock clock_;
   RankMetrics metrics_;
   StepProgress progress_;
@@ -293,7 +313,8 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
                                                    shape.num_ranks(), " ranks, from 0"));
   }
 
-  Worker worker(config, model_config, shape, checkpoint);
+  ASSIGN_OR_RETURN(RankDevice device, MakeRankDevice(config, shape));
+  Worker worker(config, model_config, shape, checkpoint, std::move(device));
   ASSIGN_OR_RETURN(const KvBudget budget, worker.BudgetBlocks());
   ASSIGN_OR_RETURN(const OffloadBudget offload, worker.BudgetSlots());
   std::unique_ptr<MetricsServer> metrics_server;

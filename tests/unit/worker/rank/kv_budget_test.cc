@@ -76,5 +76,45 @@ TEST(KvBudget, IsWithinTheNumbersOfBlocks) {
   EXPECT_EQ(BudgetKv(params)->limit, INT32_MAX);
 }
 
+// A block of 1 MiB, 8 GiB free, 3 of them for weights and 1 for activations.
+DeviceKvBudgetParams DeviceParams() {
+  return {.utilization = 0.75,
+          .free_bytes = 8 * kGib,
+          .weight_bytes = 3 * kGib,
+          .activation_bytes = kGib,
+          .block_bytes = 1 << 20};
+}
+
+TEST(DeviceKvBudget, IsWhatTheUtilizationLeavesBesideWeightsAndActivations) {
+  ASSERT_OK(BudgetDeviceKv(DeviceParams()));
+  EXPECT_EQ(BudgetDeviceKv(DeviceParams())->capacity, 2048);
+  EXPECT_EQ(BudgetDeviceKv(DeviceParams())->limit, 4096);
+}
+
+TEST(DeviceKvBudget, TakesTheNumberThatWasAskedForUpToAllThatIsFree) {
+  DeviceKvBudgetParams params = DeviceParams();
+  params.kv_cache_gib = 4;
+  EXPECT_EQ(BudgetDeviceKv(params)->capacity, 4096);
+  params.kv_cache_gib = 4.001;
+  EXPECT_THAT(BudgetDeviceKv(params),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("kv-cache-gib is 4.001, but of the 8.00 GiB that are free on the "
+                                 "device, weights take 3.00 and activations 1.00")));
+  params.kv_cache_gib = 0.0009;
+  EXPECT_THAT(BudgetDeviceKv(params), StatusIs(absl::StatusCode::kInvalidArgument,
+                                               HasSubstr("holds not even one block of 256")));
+}
+
+TEST(DeviceKvBudget, SaysWhatTakesAllTheMemory) {
+  DeviceKvBudgetParams params = DeviceParams();
+  params.utilization = 0.5;
+  EXPECT_THAT(BudgetDeviceKv(params), StatusIs(absl::StatusCode::kInvalidArgument,
+                                               HasSubstr("gpu-memory-utilization is 0.5")));
+  params.utilization = 1;
+  params.weight_bytes = 9 * kGib;
+  EXPECT_THAT(BudgetDeviceKv(params),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("leaves no KV cache")));
+}
+
 }  // namespace
 }  // namespace longhaul::worker::rank

@@ -1,0 +1,61 @@
+#include "worker/rank/rank_device.h"
+
+#include "tests/testing/status_matchers.h"
+
+namespace longhaul::worker::rank {
+namespace {
+
+using ::longhaul::testing::StatusIs;
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+
+TEST(RankDevice, OfTheCpuHoldsKeysAndValuesAsAsked) {
+  RankConfig config;
+  config.threads = 1;
+  ASSERT_OK_AND_ASSIGN(RankDevice device, MakeRankDevice(config, GroupShape(3)));
+  EXPECT_EQ(device.kv_dtype, backend::KvDType::kFloat32);
+  EXPECT_FALSE(device.has_own_memory);
+  EXPECT_EQ(device.backend->activation_dtype(), DType::kFloat32);
+  config.kv_cache_dtype = "bf16";
+  ASSERT_OK_AND_ASSIGN(device, MakeRankDevice(config, GroupShape(3)));
+  EXPECT_EQ(device.kv_dtype, backend::KvDType::kBFloat16);
+}
+
+TEST(RankDevice, OfCudaHasNoFp32Cache) {
+  RankConfig config;
+  config.device = "cuda";
+  config.kv_cache_dtype = "fp32";
+  EXPECT_THAT(MakeRankDevice(config, GroupShape(3)).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--kv-cache-dtype is fp32")));
+}
+
+TEST(RankDevice, OfCudaIsAGroupByItself) {
+  ModelConfig model;
+  model.num_layers = 4;
+  model.num_heads = 4;
+  model.num_kv_heads = 2;
+  model.head_dim = 64;
+  model.hidden_size = 256;
+  model.intermediate_size = 512;
+  model.vocab_size = 1000;
+  RankConfig config;
+  config.device = "cuda";
+  ASSERT_OK_AND_ASSIGN(const GroupShape shape,
+                       GroupShape::Make({.pipeline_parallel_size = 2}, model));
+  EXPECT_THAT(MakeRankDevice(config, shape).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("--tensor-parallel-size is 1 and --pipeline-parallel-size 2")));
+}
+
+TEST(RankDevice, IsRefusedWhereTheBuildOrTheHostHasNone) {
+  RankConfig config;
+  config.device = "cuda";
+  config.cuda_device = 511;
+  EXPECT_THAT(
+      MakeRankDevice(config, GroupShape(3)).status(),
+      AnyOf(StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("was built without CUDA")),
+            StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("--cuda-device 511"))));
+}
+
+}  // namespace
+}  // namespace longhaul::worker::rank
