@@ -61,7 +61,7 @@ class Product {
            Ok(cublasLtMatrixLayoutInit(&x_, CUDA_R_16BF, depth, columns, k)) &&
            Ok(cublasLtMatrixLayoutInit(&y_, output, rows, columns, n));
   }
-  bool SetBias(const BFloat16* bias) { return Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias); }
+  bool SetBias(const void* bias) { return Set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias); }
 
   // The library's candidates, best first, by `preference`.
   int Candidates(cublasLtHandle_t handle, cublasLtMatmulPreference_t preference,

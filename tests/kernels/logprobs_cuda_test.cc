@@ -1,8 +1,9 @@
 #include "kernels/logprobs/logprobs_cuda.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -142,7 +143,8 @@ TEST_F(LogprobsCudaTest, ARowsBitsDependOnThatRowAlone) {
   const std::vector<LogprobsCudaResult> whole = LogprobsOf(rows);
   for (const size_t i : {0, 63, 64, 149}) {
     const LogprobsCudaResult alone = LogprobsOf({rows[i]})[0];
-    EXPECT_EQ(std::memcmp(&alone, &whole[i], sizeof(alone)), 0) << i;
+    using Bytes = std::array<uint8_t, sizeof(LogprobsCudaResult)>;
+    EXPECT_EQ(std::bit_cast<Bytes>(alone), std::bit_cast<Bytes>(whole[i])) << i;
   }
 }
 

@@ -1,8 +1,9 @@
 #include "kernels/sampling/sampling_cuda.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <set>
 #include <utility>
@@ -338,7 +339,8 @@ TEST_F(SamplingCudaTest, OfEqualsTheLowestIdsStay) {
   for (size_t i = 0; i < rows.size(); ++i) {
     ASSERT_EQ(got[i].status, KernelStatus::kOk);
     const double u = SamplingUniform(rows[i].params.seed, rows[i].params.token_index);
-    EXPECT_EQ(got[i].result.token, static_cast<int32_t>(u * kept[i / 40])) << i;
+    const int32_t kept_tokens = kept[i / 40];
+    EXPECT_EQ(got[i].result.token, static_cast<int32_t>(u * kept_tokens)) << i;
   }
 }
 
@@ -437,7 +439,8 @@ TEST_F(SamplingCudaTest, ARowsBitsDependOnThatRowAlone) {
   const std::vector<SamplingCudaResult> whole = Sample(rows);
   for (const size_t i : {0, 3, 63, 64, 69}) {
     const SamplingCudaResult alone = SampleOne(before[i]);
-    EXPECT_EQ(std::memcmp(&alone, &whole[i], sizeof(alone)), 0) << i;
+    using Bytes = std::array<uint8_t, sizeof(SamplingCudaResult)>;
+    EXPECT_EQ(std::bit_cast<Bytes>(alone), std::bit_cast<Bytes>(whole[i])) << i;
   }
 }
 

@@ -75,11 +75,12 @@ class FreeGemm {
           "transposition");
     if (p.bias != nullptr) {
       const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+      const void* const bias = p.bias;
       Check(cublasLtMatmulDescSetAttribute(&operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                                            sizeof(epilogue)),
             "epilogue");
-      Check(cublasLtMatmulDescSetAttribute(&operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p.bias,
-                                           sizeof(p.bias)),
+      Check(cublasLtMatmulDescSetAttribute(&operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                           sizeof(bias)),
             "bias");
     }
     Check(cublasLtMatrixLayoutInit(&weight_layout, CUDA_R_16BF, depth, rows, p.k), "weight");
