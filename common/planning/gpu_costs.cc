@@ -88,6 +88,8 @@ absl::StatusOr<GpuCosts> Read(Table& table) {
   ASSIGN_OR_RETURN(costs.step_overhead_seconds, table.Number("step_overhead_seconds"));
   ASSIGN_OR_RETURN(costs.link_bytes_per_second, table.Number("link_bytes_per_second"));
   ASSIGN_OR_RETURN(costs.memory_bytes_per_second, table.Number("memory_bytes_per_second"));
+  ASSIGN_OR_RETURN(costs.memory_bytes, table.Count("memory_bytes"));
+  ASSIGN_OR_RETURN(costs.all_reduce_bytes_per_second, table.Number("all_reduce_bytes_per_second"));
   ASSIGN_OR_RETURN(costs.gemm_tflops, table.Number("gemm_tflops"));
   ASSIGN_OR_RETURN(costs.gemm_share_by_rows, table.Curve("gemm_share_by_rows"));
   ASSIGN_OR_RETURN(costs.mlp_tile_rows, table.Count("mlp_tile_rows"));

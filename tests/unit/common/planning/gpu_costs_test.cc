@@ -39,6 +39,7 @@ TEST(GpuCosts, TheH100HasTheFiguresThatWereMeasured) {
   EXPECT_EQ(costs.attention_tflops_by_keys.At(std::log(131072)), 639);
   EXPECT_EQ(costs.attention_tflops_by_keys.At(std::log(1048576)), 599);
   EXPECT_EQ(costs.causal_tflops_by_rows.At(131072), 601);
+  EXPECT_EQ(costs.memory_bytes, 85'520'000'000);
 }
 
 TEST(GpuCosts, AFaultyTableIsRefusedByTheNameOfItsField) {
@@ -75,7 +76,8 @@ TEST(GpuSet, IsANameAndACount) {
 TEST(GpuSet, AnUnknownNameListsTheKnownOnes) {
   const absl::Status status = GpuSet::Parse("b300:4").status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(status.message(), "no cost table for GPU \"b300\"; there is one for h100-80g");
+  EXPECT_EQ(status.message(),
+            "no cost table for GPU \"b300\"; there is one for h100-80g, h200-141g");
 }
 
 TEST(GpuSet, AnythingElseIsRefused) {
