@@ -47,10 +47,12 @@ __global__ __launch_bounds__(kChunkThreads) void SamplingMassKernel(const Sampli
   if (scores.best == 0) return;
   const DrawWeights weights(row, work, scores);
   const int begin = static_cast<int>(blockIdx.x) * kChunkTokens;
+  float values[kThreadTokens];
+  LoadChunk(work.scores, begin, workspace.num_chunks * kChunkTokens, values);
   uint64_t mass = 0;
+#pragma unroll
   for (int i = 0; i < kThreadTokens; ++i) {
-    const int id = begin + i * kChunkThreads + static_cast<int>(threadIdx.x);
-    mass += weights.Of(work.scores[id], id);
+    mass += weights.Of(values[i], begin + i * kChunkThreads + static_cast<int>(threadIdx.x));
   }
   mass = BlockReduce(mass, Plus{}, scratch);
   if (threadIdx.x == 0) work.chunks[blockIdx.x].mass = mass;

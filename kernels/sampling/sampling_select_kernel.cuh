@@ -59,9 +59,12 @@ __global__ __launch_bounds__(kChunkThreads) void SamplingHistogramKernel(
   }
   __syncthreads();  // zeros before sums
   const Bins bins(scores, row.temperature);
-  const float* chunk = work.scores + blockIdx.x * kChunkTokens;
+  float values[kThreadTokens];
+  LoadChunk(work.scores, static_cast<int>(blockIdx.x) * kChunkTokens,
+            workspace.num_chunks * kChunkTokens, values);
+#pragma unroll
   for (int i = 0; i < kThreadTokens; ++i) {
-    const float score = chunk[i * kChunkThreads + thread];
+    const float score = values[i];
     if (score == -INFINITY) continue;
     const int bin = bins.Of(score);
     atomicAdd(&counts[bin], 1u);
@@ -113,7 +116,7 @@ __device__ BinPlace FindBin(ValueOf value_of, uint64_t need, BinPlace* shared,
   return place;
 }
 
-// The candidates of one bin: key and weight (1 each if only counted).
+// The candidates of one bin: key and weight.
 class BinCandidates {
  public:
   struct List {
@@ -122,27 +125,28 @@ class BinCandidates {
     int size;
   };
 
+  // Not `weighed`: weights are not asked for.
   __device__ BinCandidates(const SamplingWork& work, int padded_vocab, const ScoreRow& scores,
-                           const Bins& bins, float temperature, List* list)
+                           const Bins& bins, float temperature, bool weighed, List* list)
       : work_(work),
         padded_vocab_(padded_vocab),
         scores_(scores),
         bins_(bins),
         temperature_(temperature),
+        weighed_(weighed),
         list_(list) {}
 
-  // Candidates of `bin` from key `floor` on.
-  __device__ void Load(int bin, bool weighed, uint64_t floor) {
+  // From here on of `bin`.
+  __device__ void Load(int bin) {
+    if (bin == bin_) return;
     bin_ = bin;
-    weighed_ = weighed;
-    floor_ = floor;
     listed_ = work_.bin_count[bin] <= kListCapacity;
     if (!listed_) return;
     __syncthreads();  // the list before has been read
     if (threadIdx.x == 0) list_->size = 0;
     __syncthreads();  // empty before it is filled
     // Their order in the list varies; only sums and extremes are taken of it.
-    Scan([&](uint64_t key, uint64_t weight) {
+    Scan(/*floor=*/0, weighed_, [&](uint64_t key, uint64_t weight) {
       const int place = atomicAdd(&list_->size, 1);
       list_->keys[place] = key;
       list_->weights[place] = weight;
@@ -150,27 +154,50 @@ class BinCandidates {
     __syncthreads();  // filled before it is read
   }
 
-  // This thread's share.
+  // This thread's share of those from key `floor` on; not `weighed`: each weighs 1.
   template <typename Visit>
-  __device__ void ForEach(Visit visit) const {
+  __device__ void ForEach(uint64_t floor, bool weighed, Visit visit) const {
     if (!listed_) {
-      Scan(visit);
+      Scan(floor, weighed, visit);
       return;
     }
     for (int i = static_cast<int>(threadIdx.x); i < list_->size; i += kSelectThreads) {
-      visit(list_->keys[i], list_->weights[i]);
+      if (list_->keys[i] >= floor) visit(list_->keys[i], weighed ? list_->weights[i] : 1);
     }
   }
 
  private:
+  // Reads all scores, 16 a thread at once: nothing else hides how far they are.
   template <typename Visit>
-  __device__ void Scan(Visit visit) const {
-    for (int id = static_cast<int>(threadIdx.x); id < padded_vocab_; id += kSelectThreads) {
-      const float score = work_.scores[id];
-      if (score == -INFINITY || bins_.Of(score) != bin_) continue;
-      const uint64_t key = KeyOf(score, id);
-      if (key < floor_) continue;
-      visit(key, weighed_ ? FixedPoint(scores_.Weight(score, temperature_)) : uint64_t{1});
+  __device__ void Scan(uint64_t floor, bool weighed, Visit visit) const {
+    constexpr int kVectors = 4;
+    constexpr int kBatch = kVectors * 4 * kSelectThreads;
+    for (int begin = static_cast<int>(threadIdx.x) * 4; begin < padded_vocab_; begin += kBatch) {
+      float4 vectors[kVectors];
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        const int id = begin + v * 4 * kSelectThreads;
+        vectors[v] = id < padded_vocab_ ? *reinterpret_cast<const float4*>(work_.scores + id)
+                                        : float4{-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      }
+      unsigned found = 0;
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        const float scores[4] = {vectors[v].x, vectors[v].y, vectors[v].z, vectors[v].w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const bool here = scores[i] > -INFINITY && bins_.Of(scores[i]) == bin_;
+          found |= static_cast<unsigned>(here) << (4 * v + i);
+        }
+      }
+      for (; found != 0; found &= found - 1) {  // few as a rule
+        const int bit = __ffs(static_cast<int>(found)) - 1;
+        const int id = begin + bit / 4 * 4 * kSelectThreads + bit % 4;
+        const float score = work_.scores[id];
+        const uint64_t key = KeyOf(score, id);
+        if (key < floor) continue;
+        visit(key, weighed ? FixedPoint(scores_.Weight(score, temperature_)) : uint64_t{1});
+      }
     }
   }
 
@@ -179,20 +206,19 @@ class BinCandidates {
   const ScoreRow& scores_;
   const Bins& bins_;
   const float temperature_;
+  const bool weighed_;
   List* const list_;
-  int bin_ = 0;
-  bool weighed_ = false;
-  uint64_t floor_ = 0;
+  int bin_ = -1;
   bool listed_ = false;
 };
 
-// The candidates' key at which weights, summed from the largest key down, reach `need`; 1 <= need
-// <= their sum. Two bits of the key at a time, from the first in which candidates differ.
-__device__ inline uint64_t KeyReaching(const BinCandidates& candidates, uint64_t need,
-                                       uint64_t (&scratch)[32]) {
+// The key from `floor` on at which weights, summed from the largest key down, reach `need`; 1 <=
+// need <= their sum. Two bits of the key at a time, from the first in which candidates differ.
+__device__ inline uint64_t KeyReaching(const BinCandidates& candidates, uint64_t floor,
+                                       bool weighed, uint64_t need, uint64_t (&scratch)[32]) {
   uint64_t low = ~uint64_t{0};
   uint64_t high = 0;
-  candidates.ForEach([&](uint64_t key, uint64_t) {
+  candidates.ForEach(floor, /*weighed=*/false, [&](uint64_t key, uint64_t) {
     low = Smallest{}(low, key);
     high = Largest{}(high, key);
   });
@@ -205,7 +231,7 @@ __device__ inline uint64_t KeyReaching(const BinCandidates& candidates, uint64_t
     uint64_t from1 = 0;  // weight of digits from 1 on, of those that share the prefix
     uint64_t from2 = 0;
     uint64_t from3 = 0;
-    candidates.ForEach([&](uint64_t key, uint64_t weight) {
+    candidates.ForEach(floor, weighed, [&](uint64_t key, uint64_t weight) {
       if ((key ^ prefix) >> (shift + 2) != 0) return;
       const unsigned digit = static_cast<unsigned>(key >> shift) & 3;
       if (digit >= 1) from1 += weight;
@@ -244,8 +270,6 @@ __global__ __launch_bounds__(kSelectThreads) void SamplingSelectKernel(
   const ScoreRow scores(work, workspace.num_chunks, scratch);
   if (scores.best == 0) return;
   const Bins bins(scores, row.temperature);
-  BinCandidates candidates(work, workspace.num_chunks * kChunkTokens, scores, bins, row.temperature,
-                           &list);
   const auto count_of = [&](int bin) { return uint64_t{work.bin_count[bin]}; };
   const auto mass_of = [&](int bin) { return work.bin_mass[bin]; };
   const auto sum_of_bins = [&](auto value_of, int end) {
@@ -256,17 +280,19 @@ __global__ __launch_bounds__(kSelectThreads) void SamplingSelectKernel(
     return BlockReduce(sum, Plus{}, scratch);
   };
 
-  uint64_t threshold = 0;
   const bool weighed = row.top_p < 1;
+  BinCandidates candidates(work, workspace.num_chunks * kChunkTokens, scores, bins, row.temperature,
+                           weighed, &list);
+  uint64_t threshold = 0;
   uint64_t mass = weighed ? sum_of_bins(mass_of, kBins) : 0;
   if (row.top_k > 0 && static_cast<uint64_t>(row.top_k) < sum_of_bins(count_of, kBins)) {
     const BinPlace place = FindBin(count_of, row.top_k, &place_of_block, scratch);
-    candidates.Load(place.bin, /*weighed=*/false, /*floor=*/0);
-    threshold = KeyReaching(candidates, row.top_k - place.before, scratch);
+    candidates.Load(place.bin);
+    threshold =
+        KeyReaching(candidates, /*floor=*/0, /*weighed=*/false, row.top_k - place.before, scratch);
     if (weighed) {
-      candidates.Load(place.bin, /*weighed=*/true, threshold);
       uint64_t kept = 0;
-      candidates.ForEach([&](uint64_t, uint64_t weight) { kept += weight; });
+      candidates.ForEach(threshold, weighed, [&](uint64_t, uint64_t weight) { kept += weight; });
       mass = sum_of_bins(mass_of, place.bin) + BlockReduce(kept, Plus{}, scratch);
     }
   }
@@ -274,8 +300,8 @@ __global__ __launch_bounds__(kSelectThreads) void SamplingSelectKernel(
     const uint64_t wanted = __double2ull_ru(double{row.top_p} * static_cast<double>(mass));
     const uint64_t need = wanted < 1 ? 1 : (wanted > mass ? mass : wanted);
     const BinPlace place = FindBin(mass_of, need, &place_of_block, scratch);
-    candidates.Load(place.bin, /*weighed=*/true, threshold);
-    threshold = KeyReaching(candidates, need - place.before, scratch);
+    candidates.Load(place.bin);
+    threshold = KeyReaching(candidates, threshold, weighed, need - place.before, scratch);
   }
   if (threadIdx.x == 0) *work.threshold = threshold;
 }
