@@ -34,7 +34,7 @@ struct DecodeTraits {
   static constexpr int kChunks = kHeadDim / 8;            // of 16 bytes, in a key's row
   static constexpr int kRunsPerBlock = kBlockTokens / (kKeys * kWarps);  // of one warp
   static_assert(kHeadDim % 64 == 0, "the swizzle permutes eight chunks of a row");
-  static_assert(kPrefillTileRows % kKeys == 0, "a run with a seen key has finite V");
+  static_assert(kPrefillTileKeys % kKeys == 0, "a run with a seen key has finite V");
 };
 
 template <int kHeadDim>

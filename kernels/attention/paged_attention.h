@@ -46,9 +46,10 @@ struct SequenceQueries {
   int64_t table_begin = 0;  // its first entry in block_tables
 };
 
-// Prefill: queries are taken 128 at a time, cut at absolute multiples of 128, so that a tile lies
-// in one segment.
-inline constexpr int32_t kPrefillTileRows = 128;
+// Prefill: queries are taken 256 at a time, cut at absolute multiples of 256, so that a tile lies
+// in one segment; keys 128 at a time.
+inline constexpr int32_t kPrefillTileRows = 256;
+inline constexpr int32_t kPrefillTileKeys = 128;
 
 struct PrefillTile {
   int64_t row_origin = 0;  // row of the tile's first position, below row_begin where cut off

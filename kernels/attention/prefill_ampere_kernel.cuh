@@ -24,7 +24,9 @@ namespace longhaul::kernels {
 
 template <int kHeadDim>
 struct AmpereTraits {
-  static constexpr int kWarps = kPrefillTileRows / 16;
+  static constexpr int kBlocks = 2;  // of a query tile
+  static constexpr int kRows = kPrefillTileRows / kBlocks;
+  static constexpr int kWarps = kRows / 16;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kKeys = 64;
   static constexpr int kStages = 2;
@@ -86,16 +88,20 @@ __global__ void __launch_bounds__(AmpereTraits<kHeadDim>::kThreads)
   using Traits = AmpereTraits<kHeadDim>;
   extern __shared__ __align__(128) uint8_t memory[];
   auto& shared = *reinterpret_cast<AmpereShared<kHeadDim>*>(memory);
-  const PrefillTile tile = p.tiles[blockIdx.x / p.num_q_heads];
-  const int32_t head = static_cast<int32_t>(blockIdx.x) % p.num_q_heads;
+  const int32_t item = static_cast<int32_t>(blockIdx.x) / Traits::kBlocks;
+  const int32_t first_row = static_cast<int32_t>(blockIdx.x) % Traits::kBlocks * Traits::kRows;
+  const PrefillTile tile = p.tiles[item / p.num_q_heads];
+  const int32_t head = item % p.num_q_heads;
+  if (first_row >= tile.end || first_row + Traits::kRows <= tile.begin) return;
   const int64_t head_offset = head / p.group * p.head_bytes;
   const int32_t* table = p.block_tables + tile.table_begin;
-  const int warp_row = static_cast<int>(threadIdx.x / 32) * 16;
+  const int warp_row = first_row + static_cast<int>(threadIdx.x / 32) * 16;
   const int lane = threadIdx.x % 32;
   const float log2_scale = p.softmax_scale * kLog2E;
   // Regions end where query tiles do; the tile's own keys are its last.
   const KeyTiles regions(tile.position, p.chunk_len, Traits::kKeys);
-  const int32_t end = (tile.position + tile.end - 1) / Traits::kKeys + 1;
+  const int32_t last_row = min(tile.end, first_row + Traits::kRows) - 1;
+  const int32_t end = (tile.position + last_row) / Traits::kKeys + 1;
 
   const auto load = [&](int32_t j) {
     if (j < end) {
@@ -133,7 +139,7 @@ __global__ void __launch_bounds__(AmpereTraits<kHeadDim>::kThreads)
     const int32_t key = j * Traits::kKeys;
     AttendKeys<kHeadDim, Traits::kKeys>(
         shared.k[j % Traits::kStages], shared.v[j % Traits::kStages], log2_scale, key,
-        key + Traits::kKeys > tile.position, {position, position + 8}, rows);
+        key + Traits::kKeys > tile.position + first_row, {position, position + 8}, rows);
     __syncthreads();  // all have read it: the next round overwrites it
   }
   StoreWarpRows(p, tile, head, warp_row, rows);

@@ -14,15 +14,16 @@ namespace {
 
 constexpr CUtensorMapDataType kBf16 = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
 
-// Queries [T, Hq, D], read in boxes of a tile's rows of one head, 64 columns each.
-KernelStatus MapQueries(const PagedAttentionParams& p, const BFloat16* q, CUtensorMap* map) {
+// Queries [T, Hq, D], read in boxes of `rows` of one head, 64 columns each.
+KernelStatus MapQueries(const PagedAttentionParams& p, const BFloat16* q, uint32_t rows,
+                        CUtensorMap* map) {
   const uint64_t head_dim = p.layout.head_dim;
   const uint64_t heads = p.num_q_heads;
   return MakeTensorMap(kBf16, q, {head_dim, heads, static_cast<uint64_t>(p.num_rows)},
-                       {head_dim * 2, heads * head_dim * 2}, {64, 1, kPrefillTileRows}, map);
+                       {head_dim * 2, heads * head_dim * 2}, {64, 1, rows}, map);
 }
 
-// The cache [blocks, 2 Hkv, 256, D], read in boxes of a key tile of one head, 64 columns each.
+// The cache [blocks, 2 Hkv, 256, D], read in boxes of `keys` of one head, 64 columns each.
 KernelStatus MapCache(const PagedAttentionParams& p, uint32_t keys, CUtensorMap* map) {
   const uint64_t head_dim = p.layout.head_dim;
   const uint64_t heads = 2 * static_cast<uint64_t>(p.layout.num_kv_heads);
@@ -50,10 +51,10 @@ KernelStatus LaunchHopper(const PagedAttentionParams& p, const PrefillTile* tile
   const BFloat16* const queries[] = {p.q_inter != nullptr ? p.q_inter : p.q_intra,
                                      p.q_succ != nullptr ? p.q_succ : p.q_intra, p.q_intra};
   for (int i = 0; i < 3; ++i) {
-    const KernelStatus status = MapQueries(p, queries[i], &kernel.q[i]);
+    const KernelStatus status = MapQueries(p, queries[i], Traits::kRows, &kernel.q[i]);
     if (status != KernelStatus::kOk) return status;
   }
-  const KernelStatus status = MapCache(p, Traits::kKeys, &kernel.kv);
+  const KernelStatus status = MapCache(p, Traits::kKeys / Traits::kBlocks, &kernel.kv);
   if (status != KernelStatus::kOk) return status;
   constexpr int kSharedBytes = sizeof(PrefillShared<kHeadDim>);
   if (cudaFuncSetAttribute(PrefillHopperKernel<kHeadDim>,
@@ -61,7 +62,8 @@ KernelStatus LaunchHopper(const PagedAttentionParams& p, const PrefillTile* tile
                            kSharedBytes) != cudaSuccess) {
     return KernelStatus::kLibraryFailure;
   }
-  const int grid = std::min(kernel.num_items, multiprocessors);
+  const int clusters = std::min(kernel.num_items, multiprocessors / Traits::kBlocks);
+  const int grid = clusters * Traits::kBlocks;
   PrefillHopperKernel<kHeadDim><<<grid, Traits::kThreads, kSharedBytes, StreamOf(stream)>>>(kernel);
   return LaunchStatus();
 }
@@ -89,8 +91,9 @@ KernelStatus LaunchAmpere(const PagedAttentionParams& p, const PrefillTile* tile
                            kSharedBytes) != cudaSuccess) {
     return KernelStatus::kLibraryFailure;
   }
-  PrefillAmpereKernel<kHeadDim><<<num_tiles * p.num_q_heads, AmpereTraits<kHeadDim>::kThreads,
-                                  kSharedBytes, StreamOf(stream)>>>(kernel);
+  PrefillAmpereKernel<kHeadDim>
+      <<<AmpereTraits<kHeadDim>::kBlocks * num_tiles * p.num_q_heads,
+         AmpereTraits<kHeadDim>::kThreads, kSharedBytes, StreamOf(stream)>>>(kernel);
   return LaunchStatus();
 }
 

@@ -11,15 +11,16 @@
 
 // Prefill attention for Hopper.
 //
-// Grid: one block a multiprocessor, each with work items blockIdx.x, blockIdx.x + gridDim.x, ...;
-// an item is a query tile (128 rows of one sequence) of one head, heads fastest, so that the heads
-// that share K and V read them from the L2 cache at about the same time. Block: 384 threads.
-// Warpgroup 0 produces: one thread has the copy engine bring Q, K and V. Warpgroups 1 and 2
-// consume, 64 rows each: scores of tile j, and the product of tile j - 1's weights with its V, are
-// at work while the softmax of the other warpgroup runs.
+// Grid: clusters of two blocks, as many as the device has multiprocessors for. A cluster takes work
+// items cluster, cluster + clusters, ...; an item is a query tile (256 rows of one sequence) of one
+// head, heads fastest, so that the heads that share K and V read them from the L2 cache at about
+// the same time. Each block has 128 of the rows. Block: 384 threads. Warpgroup 0 produces: one
+// thread has the copy engine bring the block's Q, and half of each K and V tile for both blocks.
+// Warpgroups 1 and 2 consume, 64 rows each: scores of tile j, and the product of tile j - 1's
+// weights with its V, are at work while the softmax of the other warpgroup runs.
 //
 // Work: 4 D flops a pair of query and key in the tensor cores (bound), against one exponential and
-// about four other operations. K and V come once a tile: 512 bytes a key for 128 rows.
+// about four other operations. K and V come from L2 once a cluster: 4 D bytes a key for 256 rows.
 //
 // Bits: every row sees key tiles of 128 in ascending order; keys it does not see have weight 0.
 
@@ -27,12 +28,19 @@ namespace longhaul::kernels {
 
 template <int kHeadDim>
 struct PrefillTraits {
-  static constexpr int kRows = kPrefillTileRows;
-  static constexpr int kKeys = 128;
+  static constexpr int kBlocks = 2;  // of a cluster
+  static constexpr int kRows = kPrefillTileRows / kBlocks;
+  static constexpr int kKeys = kPrefillTileKeys;
   static constexpr int kStages = 2;
   static constexpr int kQBuffers = 2;  // the next region's or item's Q comes while one is in use
   static constexpr int kConsumers = 2;
+  static constexpr int kConsumerWarps = 4 * kConsumers;
   static constexpr int kThreads = 128 * (1 + kConsumers);
+  // A block starts with 168 registers a thread, all that a multiprocessor has for 384 threads.
+  static constexpr int kProducerRegisters = 24;
+  static constexpr int kConsumerRegisters = 240;
+  static_assert(128 * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 168 * kThreads,
+                "taking registers that were not given waits forever");
   static constexpr int kSlabs = kHeadDim / 64;  // of 64 columns, see hopper::DescribeRows
   static constexpr int kSlabBytes = kKeys * 128;
   static constexpr int kTileBytes = kSlabs * kSlabBytes;  // of Q, K or V
@@ -56,7 +64,7 @@ static_assert(sizeof(PrefillShared<128>) <= 227 * 1024, "a block's shared memory
 
 struct PrefillKernelParams {
   CUtensorMap q[3];  // inter, succ, intra: [T, Hq, D], box [128, 1, 64]
-  CUtensorMap kv;    // [blocks, 2 Hkv, 256, D], box [1, 1, 128, 64]
+  CUtensorMap kv;    // [blocks, 2 Hkv, 256, D], box [1, 1, 64, 64]
   const PrefillTile* tiles;
   const int32_t* block_tables;
   __nv_bfloat16* out;
@@ -81,43 +89,55 @@ struct RingPlace {
   }
 };
 
+// Key tiles of a query tile: up to the last row that is the sequence's, for both blocks, so that
+// they take the same copies.
+__device__ inline int32_t EndOfKeys(const PrefillTile& tile) {
+  return (tile.position + tile.end - 1) / kPrefillTileKeys + 1;
+}
+
 template <int kHeadDim>
 __device__ void PrefillProduce(const PrefillKernelParams& p, PrefillShared<kHeadDim>& shared) {
   using Traits = PrefillTraits<kHeadDim>;
+  constexpr int32_t kTilesPerBlock = kBlockTokens / Traits::kKeys;
+  constexpr int32_t kPart = Traits::kKeys / Traits::kBlocks;  // keys that this block brings
+  constexpr uint16_t kAllBlocks = (1 << Traits::kBlocks) - 1;
+  const int32_t rank = static_cast<int32_t>(hopper::ClusterRank());
   hopper::PrefetchTensorMap(&p.kv);
   for (const CUtensorMap& map : p.q) hopper::PrefetchTensorMap(&map);
   RingPlace<Traits::kStages> k_place, v_place;
   RingPlace<Traits::kQBuffers> q_place;
-  for (int32_t item = blockIdx.x; item < p.num_items; item += gridDim.x) {
+  const int32_t num_clusters = gridDim.x / Traits::kBlocks;
+  for (int32_t item = blockIdx.x / Traits::kBlocks; item < p.num_items; item += num_clusters) {
     const PrefillTile tile = p.tiles[item / p.num_q_heads];
     const int32_t head = item % p.num_q_heads;
     const int32_t kv_head = head / (p.num_q_heads / p.num_kv_heads);
     const int32_t* table = p.block_tables + tile.table_begin;
-    const KeyTiles keys(tile.position, p.chunk_len, Traits::kKeys);
-    constexpr int32_t kTilesPerBlock = kBlockTokens / Traits::kKeys;
+    const KeyTiles regions(tile.position, p.chunk_len, Traits::kKeys);
+    const int32_t end = EndOfKeys(tile);
     const auto load = [&](uint8_t* to, uint64_t* full, int32_t row_head, int32_t j, int32_t block) {
-      hopper::BarrierExpectBytes(full, Traits::kTileBytes);
+      hopper::BarrierExpectBytes(full, Traits::kTileBytes);  // both blocks' parts
       for (int slab = 0; slab < Traits::kSlabs; ++slab) {
-        hopper::TmaLoad4d(to + slab * Traits::kSlabBytes, &p.kv, full, slab * 64,
-                          j % kTilesPerBlock * Traits::kKeys, row_head, block);
+        hopper::TmaLoad4dMulticast(
+            to + slab * Traits::kSlabBytes + rank * kPart * 128, &p.kv, full, kAllBlocks, slab * 64,
+            j % kTilesPerBlock * Traits::kKeys + rank * kPart, row_head, block);
       }
     };
     int32_t next_region = 0;  // key tile that needs another Q
     int32_t block = 0;        // of V's tile
     int32_t next_block = table[0];
-    for (int32_t j = 0; j <= keys.end; ++j) {  // K one tile ahead of V
-      if (j < keys.end) {
+    for (int32_t j = 0; j <= end; ++j) {  // K one tile ahead of V
+      if (j < end) {
         if (j == next_region) {
           hopper::BarrierWait(&shared.q_empty[q_place.index], q_place.parity ^ 1);
           uint64_t* full = &shared.q_full[q_place.index];
           hopper::BarrierExpectBytes(full, Traits::kTileBytes);
           for (int slab = 0; slab < Traits::kSlabs; ++slab) {
             hopper::TmaLoad3d(shared.q[q_place.index] + slab * Traits::kSlabBytes,
-                              &p.q[keys.Region(j)], full, slab * 64, head,
-                              static_cast<int32_t>(tile.row_origin));
+                              &p.q[regions.Region(j)], full, slab * 64, head,
+                              static_cast<int32_t>(tile.row_origin) + rank * Traits::kRows);
           }
           q_place.Advance();
-          next_region = keys.RegionEnd(j);
+          next_region = j < regions.intra ? regions.RegionEnd(j) : end;
         }
         hopper::BarrierWait(&shared.k_empty[k_place.index], k_place.parity ^ 1);
         load(shared.k[k_place.index], &shared.k_full[k_place.index], kv_head, j, next_block);
@@ -130,8 +150,7 @@ __device__ void PrefillProduce(const PrefillKernelParams& p, PrefillShared<kHead
         v_place.Advance();
       }
       block = next_block;
-      const int32_t next = (j + 1) / kTilesPerBlock;
-      if (j + 1 < keys.end) next_block = table[next];
+      if (j + 1 < end) next_block = table[(j + 1) / kTilesPerBlock];
     }
   }
 }
@@ -185,9 +204,10 @@ __device__ void PackWeights(PrefillRows<kHeadDim>& rows) {
   }
 }
 
-// Keys behind a row's own, in the diagonal tile. `row` is that of the thread's first.
+// Keys behind a row's own. `row` is the position of the thread's first, from the tile's first key
+// on; below 0 where no key is seen.
 template <int kHeadDim>
-__device__ void MaskDiagonal(PrefillRows<kHeadDim>& rows, int row) {
+__device__ void MaskLaterKeys(PrefillRows<kHeadDim>& rows, int row) {
   const int column = 2 * (threadIdx.x % 4);
 #pragma unroll
   for (int j = 0; j < 16; ++j) {
@@ -238,7 +258,7 @@ __device__ void StoreRows(const PrefillKernelParams& p, const PrefillTile& tile,
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int i = 4 * (4 * group + j) + 2 * h;
-        words[j] = PackBf16(rows.sums[i] * inverse, rows.sums[i + 1] * inverse);
+        words[j] = PackBf16(rows.sums[i] * inverse + 0.0f, rows.sums[i + 1] * inverse + 0.0f);
       }
       QuadTranspose(words);
       if (own) {
@@ -258,7 +278,8 @@ __device__ void PrefillConsume(const PrefillKernelParams& p, PrefillShared<kHead
   const int group = threadIdx.x / 128 - 1;
   const int warp = threadIdx.x % 128 / 32;
   const int lane = threadIdx.x % 32;
-  const int first_row = 64 * group + 16 * warp + lane / 4;
+  const int first_row =
+      static_cast<int>(hopper::ClusterRank()) * Traits::kRows + 64 * group + 16 * warp + lane / 4;
   const float log2_scale = p.softmax_scale * kLog2E;
   // The warpgroups take turns to issue products: the tensor cores never wait for a softmax.
   constexpr int kTurnThreads = 128 * Traits::kConsumers;
@@ -266,15 +287,22 @@ __device__ void PrefillConsume(const PrefillKernelParams& p, PrefillShared<kHead
   const int other_turn = 2 - group;
   if (group == 1) hopper::NamedBarrierArrive(other_turn, kTurnThreads);
 
+  // A buffer of K or V is filled by both blocks, when the consumers of both have read it.
+  const auto release = [&](uint64_t* empty) {
+    if (lane < Traits::kBlocks) hopper::BarrierArriveAt(empty, lane);
+  };
+
   RingPlace<Traits::kStages> k_place, v_place;
   RingPlace<Traits::kQBuffers> q_place;
-  for (int32_t item = blockIdx.x; item < p.num_items; item += gridDim.x) {
+  const int32_t num_clusters = gridDim.x / Traits::kBlocks;
+  for (int32_t item = blockIdx.x / Traits::kBlocks; item < p.num_items; item += num_clusters) {
     const PrefillTile tile = p.tiles[item / p.num_q_heads];
     const int32_t head = item % p.num_q_heads;
-    const KeyTiles keys(tile.position, p.chunk_len, Traits::kKeys);
+    const KeyTiles regions(tile.position, p.chunk_len, Traits::kKeys);
+    const int32_t end = EndOfKeys(tile);
     PrefillRows<kHeadDim> rows;
     float rescale[2];
-    int32_t next_region = keys.RegionEnd(0);
+    int32_t next_region = 0 < regions.intra ? regions.RegionEnd(0) : end;
 
     hopper::BarrierWait(&shared.q_full[q_place.index], q_place.parity);
     uint32_t q = hopper::SharedAddress(shared.q[q_place.index]) + group * 64 * 128;
@@ -284,19 +312,19 @@ __device__ void PrefillConsume(const PrefillKernelParams& p, PrefillShared<kHead
     IssueScores(rows, q, hopper::SharedAddress(shared.k[k_place.index]));
     hopper::WgmmaWait<0>();
     hopper::PinRegisters(rows.scores);
-    if (lane == 0) hopper::BarrierArrive(&shared.k_empty[k_place.index]);
+    release(&shared.k_empty[k_place.index]);
     k_place.Advance();
-    if (keys.end == 1) MaskDiagonal(rows, first_row);
+    if (end <= 2) MaskLaterKeys(rows, tile.position + first_row);
     UpdateSoftmax(rows, log2_scale, rescale);
     PackWeights(rows);
 
-    const auto step = [&](int32_t j, bool is_last) {
+    const auto step = [&](int32_t j, bool is_masked) {
       if (j == next_region) {
         if (lane == 0) hopper::BarrierArrive(&shared.q_empty[q_place.index]);
         q_place.Advance();
         hopper::BarrierWait(&shared.q_full[q_place.index], q_place.parity);
         q = hopper::SharedAddress(shared.q[q_place.index]) + group * 64 * 128;
-        next_region = keys.RegionEnd(j);
+        next_region = j < regions.intra ? regions.RegionEnd(j) : end;
       }
       hopper::BarrierWait(&shared.k_full[k_place.index], k_place.parity);
       hopper::NamedBarrierSync(own_turn, kTurnThreads);
@@ -309,21 +337,25 @@ __device__ void PrefillConsume(const PrefillKernelParams& p, PrefillShared<kHead
       hopper::NamedBarrierArrive(other_turn, kTurnThreads);
       hopper::WgmmaWait<1>();
       hopper::PinRegisters(rows.scores);
-      if (lane == 0) hopper::BarrierArrive(&shared.k_empty[k_place.index]);
+      release(&shared.k_empty[k_place.index]);
       k_place.Advance();
-      if (is_last) MaskDiagonal(rows, first_row);
+      if (is_masked) MaskLaterKeys(rows, tile.position + first_row - j * Traits::kKeys);
       UpdateSoftmax(rows, log2_scale, rescale);
       hopper::WgmmaWait<0>();
       hopper::PinRegisters(rows.sums);
-      if (lane == 0) hopper::BarrierArrive(&shared.v_empty[v_place.index]);
+      release(&shared.v_empty[v_place.index]);
       v_place.Advance();
+      // Largest scores change seldom after the first tiles; a factor of 1 changes no bit.
+      if (__any_sync(0xffffffff, rescale[0] != 1 || rescale[1] != 1)) {
 #pragma unroll
-      for (int i = 0; i < kHeadDim / 2; ++i) rows.sums[i] *= rescale[i / 2 % 2];
+        for (int i = 0; i < kHeadDim / 2; ++i) rows.sums[i] *= rescale[i / 2 % 2];
+      }
       PackWeights(rows);
     };
 #pragma unroll 1
-    for (int32_t j = 1; j < keys.end - 1; ++j) step(j, false);
-    if (keys.end > 1) step(keys.end - 1, true);
+    for (int32_t j = 1; j < end - 2; ++j) step(j, false);
+#pragma unroll 1
+    for (int32_t j = max(1, end - 2); j < end; ++j) step(j, true);
 
     if (lane == 0) hopper::BarrierArrive(&shared.q_empty[q_place.index]);
     q_place.Advance();
@@ -333,41 +365,43 @@ __device__ void PrefillConsume(const PrefillKernelParams& p, PrefillShared<kHead
     IssueWeighted(rows, hopper::SharedAddress(shared.v[v_place.index]));
     hopper::WgmmaWait<0>();
     hopper::PinRegisters(rows.sums);
-    if (lane == 0) hopper::BarrierArrive(&shared.v_empty[v_place.index]);
+    release(&shared.v_empty[v_place.index]);
     v_place.Advance();
     StoreRows(p, tile, head, first_row, rows);
   }
 }
 
 template <int kHeadDim>
-__global__ void __launch_bounds__(PrefillTraits<kHeadDim>::kThreads, 1)
-    PrefillHopperKernel(const __grid_constant__ PrefillKernelParams p) {
+__global__ void __cluster_dims__(PrefillTraits<kHeadDim>::kBlocks, 1, 1)
+    __launch_bounds__(PrefillTraits<kHeadDim>::kThreads, 1)
+        PrefillHopperKernel(const __grid_constant__ PrefillKernelParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Traits = PrefillTraits<kHeadDim>;
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *reinterpret_cast<PrefillShared<kHeadDim>*>(memory);
-  constexpr int kConsumerWarps = 4 * Traits::kConsumers;  // each frees what it has read
   if (threadIdx.x == 0) {
     for (int i = 0; i < Traits::kQBuffers; ++i) {
       hopper::BarrierInit(&shared.q_full[i], 1);
-      hopper::BarrierInit(&shared.q_empty[i], kConsumerWarps);
+      hopper::BarrierInit(&shared.q_empty[i], Traits::kConsumerWarps);
     }
     for (int i = 0; i < Traits::kStages; ++i) {
       hopper::BarrierInit(&shared.k_full[i], 1);
       hopper::BarrierInit(&shared.v_full[i], 1);
-      hopper::BarrierInit(&shared.k_empty[i], kConsumerWarps);
-      hopper::BarrierInit(&shared.v_empty[i], kConsumerWarps);
+      hopper::BarrierInit(&shared.k_empty[i], Traits::kBlocks * Traits::kConsumerWarps);
+      hopper::BarrierInit(&shared.v_empty[i], Traits::kBlocks * Traits::kConsumerWarps);
     }
     hopper::BarrierInitFence();
   }
-  __syncthreads();
+  hopper::ClusterSync();
   if (threadIdx.x < 128) {
-    hopper::GiveRegisters<24>();
+    hopper::GiveRegisters<Traits::kProducerRegisters>();
     if (threadIdx.x == 0) PrefillProduce(p, shared);
   } else {
-    hopper::TakeRegisters<240>();
+    hopper::TakeRegisters<Traits::kConsumerRegisters>();
     PrefillConsume(p, shared);
   }
+  __syncwarp();
+  hopper::ClusterSync();  // the other block may still copy here, and free buffers here
 #else
   __trap();
 #endif

@@ -37,6 +37,18 @@ __device__ inline void BarrierArrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
 }
 
+// Arrives at the barrier at the same place in the shared memory of block `rank` of the cluster.
+__device__ inline void BarrierArriveAt(uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(SharedAddress(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
 // Waits until the phase of this parity (0 for the first) is over.
 __device__ inline void BarrierWait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
@@ -62,6 +74,22 @@ __device__ inline void NamedBarrierArrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// --- Clusters of blocks.
+
+__device__ inline uint32_t ClusterRank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// All threads of the cluster.
+__device__ inline void ClusterSync() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+
 // --- TMA: a box of a tensor to shared memory; coordinates fastest first, in elements.
 
 __device__ inline void PrefetchTensorMap(const void* map) {
@@ -77,12 +105,14 @@ __device__ inline void TmaLoad3d(void* shared, const void* map, uint64_t* barrie
       : "memory");
 }
 
-__device__ inline void TmaLoad4d(void* shared, const void* map, uint64_t* barrier, int c0, int c1,
-                                 int c2, int c3) {
+// To the same place in the shared memory of every block of the cluster that `blocks` has a bit for,
+// each of whose barriers at that place counts the bytes.
+__device__ inline void TmaLoad4dMulticast(void* shared, const void* map, uint64_t* barrier,
+                                          uint16_t blocks, int c0, int c1, int c2, int c3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(SharedAddress(shared)),
-      "l"(map), "r"(SharedAddress(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      ".multicast::cluster [%0], [%1, {%4, %5, %6, %7}], [%2], %3;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "h"(blocks), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kernels/gemm/gemm_cuda.h"
+#include "kernels/gemm/gemv_cuda.h"
 
 namespace longhaul::kernels {
 namespace {
@@ -30,7 +31,7 @@ bool Ok(cublasStatus_t status) { return status == CUBLAS_STATUS_SUCCESS; }
 struct Shape {
   int64_t n;
   int64_t k;
-  int64_t rows;  // 0 = kManyRows or more, else the power of two that M fits in
+  int64_t rows;  // 0 = kManyRows or more, else the power of two, above kMaxGemvRows, that M fits in
   bool fp32_output;
   bool has_bias;
   auto operator<=>(const Shape&) const = default;
@@ -139,7 +140,7 @@ class CublasLtGemm final : public GemmCuda {
 
   KernelStatus Prepare(const GemmCudaParams& p) override {
     const KernelStatus valid = Check(p);
-    if (valid != KernelStatus::kOk || p.m == 0) return valid;
+    if (valid != KernelStatus::kOk || p.m <= kMaxGemvRows) return valid;
     return Find(ShapeOf(p)) == nullptr ? KernelStatus::kLibraryFailure : KernelStatus::kOk;
   }
 
@@ -147,6 +148,7 @@ class CublasLtGemm final : public GemmCuda {
     const KernelStatus valid = Check(p);
     if (valid != KernelStatus::kOk || p.m == 0) return valid;
     if (p.x == nullptr || p.weight == nullptr) return KernelStatus::kInvalidArgument;
+    if (p.m <= kMaxGemvRows) return GemvCuda(p, stream);
     const cublasLtMatmulAlgo_t* algorithm = Find(ShapeOf(p));
     Product product;
     if (algorithm == nullptr ||
@@ -187,13 +189,20 @@ class CublasLtGemm final : public GemmCuda {
   // The library's first candidate that serves all numbers of rows of the shape. Nothing is timed:
   // every process with this library on this kind of device chooses the same.
   std::optional<cublasLtMatmulAlgo_t> Choose(const Shape& shape) {
-    const bool many = shape.rows == 0;
+    // Few rows may be split: weights are then read by more SMs. Their partial sums stay fp32.
+    if (shape.rows != 0) {
+      return Choose(shape, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, kGemmCudaWorkspaceBytes);
+    }
     // Without a workspace there is no room for partial sums, be they of split-K or of stream-K,
-    // whose cuts would move with M. Few rows may be split: weights are then read by more SMs. Their
-    // partial sums stay fp32.
-    const size_t limit = many ? 0 : kGemmCudaWorkspaceBytes;
-    const uint32_t schemes =
-        many ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    // whose cuts would move with M. Where nothing does without one, SumsInOnePiece is what is
+    // asked.
+    auto chosen = Choose(shape, CUBLASLT_REDUCTION_SCHEME_NONE, 0);
+    if (chosen.has_value()) return chosen;
+    return Choose(shape, CUBLASLT_REDUCTION_SCHEME_NONE, kGemmCudaWorkspaceBytes);
+  }
+
+  std::optional<cublasLtMatmulAlgo_t> Choose(const Shape& shape, uint32_t schemes, size_t limit) {
+    const bool many = shape.rows == 0;
     cublasLtMatmulPreferenceOpaque_t preference = {};
     if (!Ok(cublasLtMatmulPreferenceInit(&preference)) ||
         !Prefer(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{limit}) ||

@@ -12,7 +12,7 @@ constexpr int32_t kMaxThreads = 512;
 constexpr int64_t kMaxGridRows = 0x7fffffff;
 constexpr int32_t kMaxGridParts = 65535;
 constexpr int32_t kVariants = 3;
-static_assert(kBlockTokens % kPrefillTileRows == 0, "a tile of keys lies in one block");
+static_assert(kBlockTokens % kPrefillTileKeys == 0, "a tile of keys lies in one block");
 
 // Threads of a head: each has eight elements of its first half and their partners in the second.
 constexpr int32_t HeadThreads(int32_t head_dim) { return head_dim / (2 * kVectorElements); }
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kMaxThreads) RopeQkvPagedKernel(const RopeQkvP
   v[0] = packed_low;
   v[kThreads] = packed_high;
   // Never past the tile's end, whatever the count says: what lies there is not the row's.
-  const int32_t empty = min(p.num_empty[row], kPrefillTileRows - 1 - token % kPrefillTileRows);
+  const int32_t empty = min(p.num_empty[row], kPrefillTileKeys - 1 - token % kPrefillTileKeys);
   for (int32_t i = 1; i <= empty; ++i) {
     v[2 * kThreads * i] = {};
     v[2 * kThreads * i + kThreads] = {};

@@ -38,7 +38,7 @@ class DeviceCache {
     tables_.pop_back();
     bytes_.assign(blocks * stride_, 0xff);
     for (size_t i = 0; i < num_tokens.size(); ++i) {
-      for (int64_t token = num_tokens[i]; token % kernels::kPrefillTileRows != 0; ++token) {
+      for (int64_t token = num_tokens[i]; token % kernels::kPrefillTileKeys != 0; ++token) {
         for (int64_t head = 0; head < num_kv_heads; ++head) {
           std::memset(Row(i, token, num_kv_heads + head), 0, head_dim * 2);
         }
