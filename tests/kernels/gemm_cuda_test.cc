@@ -125,7 +125,7 @@ void ExpectSampled(const Problem& problem, const std::vector<float>& y, int64_t 
 TEST_F(GemmCudaTest, EqualsReferenceForTheDemoModel) {
   std::mt19937_64 random = FreshRandom();
   for (const Shape shape : kDemoShapes) {
-    for (const int64_t m : {1, 7, 127, 128, 129, 1000}) {
+    for (const int64_t m : {1, 2, 3, 4, 5, 7, 127, 128, 129, 1000}) {
       SCOPED_TRACE(::testing::Message() << "m " << m << " n " << shape.n << " k " << shape.k);
       const std::vector<float> x = NormalBFloat16(random, m * shape.k);
       const std::vector<float> weight = NormalBFloat16(random, shape.n * shape.k);
@@ -166,7 +166,7 @@ TEST_F(GemmCudaTest, EqualsSumsInDoubleForThe7b) {
   for (const Shape shape : k7bShapes) {
     constexpr int64_t kRows = 1000;
     const Problem problem = Problem::Quick(random, kRows, shape);
-    for (const int64_t m : {1, 7, 127, 128, 129, 1000}) {
+    for (const int64_t m : {1, 4, 7, 127, 128, 129, 1000}) {
       SCOPED_TRACE(::testing::Message() << "m " << m << " n " << shape.n << " k " << shape.k);
       const bool has_bias = shape.n == 4608;
       const DeviceArray<BFloat16> y(m * shape.n);
@@ -186,7 +186,7 @@ TEST_F(GemmCudaTest, EqualsSumsInDoubleForThe7b) {
 TEST_F(GemmCudaTest, EqualsSumsInDoubleForLogitsOfThe7b) {
   std::mt19937_64 random = FreshRandom();
   const Problem problem = Problem::Quick(random, 129, k7bLogits);
-  for (const int64_t m : {1, 7, 129}) {
+  for (const int64_t m : {1, 4, 7, 129}) {
     SCOPED_TRACE(::testing::Message() << "m " << m);
     const DeviceArray<float> y(m * problem.n);
     GemmCudaParams p = problem.Params(0, m);
@@ -235,6 +235,29 @@ TEST_F(GemmCudaTest, From128RowsOnARowsBitsDoNotDependOnTheirNumber) {
   }
 }
 
+TEST_F(GemmCudaTest, UpTo4RowsARowsBitsDoNotDependOnTheirNumber) {
+  std::mt19937_64 random = FreshRandom();
+  for (const Shape shape : {kDemoShapes[0], k7bShapes[0], k7bShapes[3]}) {
+    const Problem problem = Problem::Quick(random, 4, shape);
+    const auto run = [&](int64_t begin, int64_t rows) {
+      const DeviceArray<float> y(rows * shape.n);
+      GemmCudaParams p = problem.Params(begin, rows);
+      p.y_fp32 = y.data();
+      EXPECT_EQ(Run(p), KernelStatus::kOk);
+      Sync();
+      return y.Download();
+    };
+    const std::vector<float> whole = run(0, 4);
+    for (int64_t rows = 1; rows < 4; ++rows) {
+      for (int64_t begin = 0; begin + rows <= 4; ++begin) {
+        EXPECT_TRUE(longhaul::testing::SameBits(run(begin, rows).data(), &whole[begin * shape.n],
+                                                rows * shape.n))
+            << "rows " << begin << " + " << rows << " n " << shape.n << " k " << shape.k;
+      }
+    }
+  }
+}
+
 TEST_F(GemmCudaTest, TheSameCallGivesTheSameBitsInAnyProcess) {
   std::mt19937_64 random = FreshRandom();
   const Shape shape = k7bShapes[1];
@@ -260,10 +283,11 @@ TEST_F(GemmCudaTest, TheSameCallGivesTheSameBitsInAnyProcess) {
 TEST_F(GemmCudaTest, RunsInACudaGraphOncePrepared) {
   std::mt19937_64 random = FreshRandom();
   const Shape shape = k7bShapes[0];
-  const Problem problem = Problem::Quick(random, 3, shape);
-  const DeviceArray<BFloat16> eager(3 * shape.n);
-  DeviceArray<BFloat16> replayed(3 * shape.n);
-  GemmCudaParams p = problem.Params(0, 3);
+  constexpr int64_t kRows = 13;
+  const Problem problem = Problem::Quick(random, kRows, shape);
+  const DeviceArray<BFloat16> eager(kRows * shape.n);
+  DeviceArray<BFloat16> replayed(kRows * shape.n);
+  GemmCudaParams p = problem.Params(0, kRows);
   p.bias = problem.bias.data();
   p.y = eager.data();
   ASSERT_EQ(gemm_->Prepare(p), KernelStatus::kOk);

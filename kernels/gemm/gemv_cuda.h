@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/device_stream.h"
+#include "kernels/gemm/gemm_cuda.h"
+#include "kernels/status.h"
+
+namespace longhaul::kernels {
+
+inline constexpr int64_t kMaxGemvRows = 4;
+
+// The product of gemm_cuda.h for M <= kMaxGemvRows, bound by reading the weight. Bias with either
+// output. A row's bits do not depend on M. kInvalidArgument for sizes or pointers outside the
+// contract there, or more rows.
+KernelStatus GemvCuda(const GemmCudaParams& p, DeviceStream stream);
+
+}  // namespace longhaul::kernels
