@@ -22,6 +22,8 @@ namespace {
 constexpr int64_t kManyRows = 128;
 constexpr int64_t kReferenceRows = 8192;
 constexpr int kMaxCandidates = 32;
+// Kernels that deal out their tiles as they go count them in the workspace, in 4 bytes.
+constexpr size_t kCounterBytes = 256;
 // What the contract promises of every pointer, so that no algorithm hangs on more.
 constexpr uint32_t kAlignmentBytes = 16;
 
@@ -193,12 +195,9 @@ class CublasLtGemm final : public GemmCuda {
     if (shape.rows != 0) {
       return Choose(shape, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, kGemmCudaWorkspaceBytes);
     }
-    // Without a workspace there is no room for partial sums, be they of split-K or of stream-K,
-    // whose cuts would move with M. Where nothing does without one, SumsInOnePiece is what is
-    // asked.
-    auto chosen = Choose(shape, CUBLASLT_REDUCTION_SCHEME_NONE, 0);
-    if (chosen.has_value()) return chosen;
-    return Choose(shape, CUBLASLT_REDUCTION_SCHEME_NONE, kGemmCudaWorkspaceBytes);
+    // There is room for a counter of tiles, not for partial sums, be they of split-K or of
+    // stream-K, whose cuts would move with M.
+    return Choose(shape, CUBLASLT_REDUCTION_SCHEME_NONE, kCounterBytes);
   }
 
   std::optional<cublasLtMatmulAlgo_t> Choose(const Shape& shape, uint32_t schemes, size_t limit) {
