@@ -22,6 +22,9 @@ namespace {
 constexpr int64_t kManyRows = 128;
 constexpr int64_t kReferenceRows = 8192;
 constexpr int kMaxCandidates = 32;
+// Workspace for many rows: room for the counter by which blocks take their tiles (cuBLASLt 13 asks
+// for 4 bytes), not for the partial sums of one tile.
+constexpr size_t kCounterBytes = 256;
 // Kernels that deal out their tiles as they go count them in the workspace, in 4 bytes.
 constexpr size_t kCounterBytes = 256;
 // What the contract promises of every pointer, so that no algorithm hangs on more.
@@ -191,17 +194,13 @@ class CublasLtGemm final : public GemmCuda {
   // The library's first candidate that serves all numbers of rows of the shape. Nothing is timed:
   // every process with this library on this kind of device chooses the same.
   std::optional<cublasLtMatmulAlgo_t> Choose(const Shape& shape) {
-    // Few rows may be split: weights are then read by more SMs. Their partial sums stay fp32.
-    if (shape.rows != 0) {
-      return Choose(shape, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, kGemmCudaWorkspaceBytes);
-    }
-    // There is room for a counter of tiles, not for partial sums, be they of split-K or of
-    // stream-K, whose cuts would move with M.
-    return Choose(shape, CUBLASLT_REDUCTION_SCHEME_NONE, kCounterBytes);
-  }
-
-  std::optional<cublasLtMatmulAlgo_t> Choose(const Shape& shape, uint32_t schemes, size_t limit) {
     const bool many = shape.rows == 0;
+    // Where there is no room for partial sums, there is neither split-K nor stream-K, whose cuts
+    // would move with M. Few rows may be split: weights are then read by more SMs. Their partial
+    // sums stay fp32.
+    const size_t limit = many ? kCounterBytes : kGemmCudaWorkspaceBytes;
+    const uint32_t schemes =
+        many ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasLtMatmulPreferenceOpaque_t preference = {};
     if (!Ok(cublasLtMatmulPreferenceInit(&preference)) ||
         !Prefer(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{limit}) ||
