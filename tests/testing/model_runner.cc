@@ -20,12 +20,14 @@ using worker::Slice;
 using worker::StepPlan;
 using worker::Unit;
 
-absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(const Options& options) {
+absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
+    const Options& options, std::unique_ptr<worker::backend::Backend> given) {
   std::unique_ptr<ModelRunner> runner(new ModelRunner);
   ASSIGN_OR_RETURN(runner->config_, ModelConfig::Load(options.model_dir));
   const ModelConfig& config = runner->config_;
   ASSIGN_OR_RETURN(const auto checkpoint, worker::model::Checkpoint::Open(options.model_dir));
-  runner->backend_ = worker::backend::MakeCpuBackend(options.threads);
+  runner->backend_ =
+      given != nullptr ? std::move(given) : worker::backend::MakeCpuBackend(options.threads);
   worker::backend::Backend& backend = *runner->backend_;
   ASSIGN_OR_RETURN(
       auto weights,

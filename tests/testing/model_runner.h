@@ -39,7 +39,9 @@ class ModelRunner {
     int32_t disk_slots = 0;  // in disk_path
     std::string disk_path;
   };
-  static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(const Options& options);
+  // On `backend`; without one on the CPU, with options.threads.
+  static absl::StatusOr<std::unique_ptr<ModelRunner>> Create(
+      const Options& options, std::unique_ptr<worker::backend::Backend> backend = nullptr);
 
   // How a prompt is cut.
   struct Cuts {

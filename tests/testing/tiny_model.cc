@@ -66,7 +66,7 @@ ModelConfig TinyModel::Config() const {
           .num_kv_heads = num_kv_heads,
           .head_dim = 64,
           .vocab_size = vocab_size,
-          .max_position_embeddings = 4096,
+          .max_position_embeddings = max_position_embeddings,
           .rope_theta = 10000,
           .rms_norm_eps = 1e-6,
           .tie_word_embeddings = tied,

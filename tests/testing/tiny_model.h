@@ -36,6 +36,7 @@ struct TinyModel {
   int32_t num_layers = 3;
   int32_t num_kv_heads = 1;
   int32_t vocab_size = 300;  // or more
+  int32_t max_position_embeddings = 4096;
 
   ModelConfig Config() const;
   // Values of a tensor of Qwen2Tensors(Config()), exact in every type above.
