@@ -22,9 +22,6 @@ namespace {
 constexpr int64_t kManyRows = 128;
 constexpr int64_t kReferenceRows = 8192;
 constexpr int kMaxCandidates = 32;
-// Workspace for many rows: room for the counter by which blocks take their tiles (cuBLASLt 13 asks
-// for 4 bytes), not for the partial sums of one tile.
-constexpr size_t kCounterBytes = 256;
 // Kernels that deal out their tiles as they go count them in the workspace, in 4 bytes.
 constexpr size_t kCounterBytes = 256;
 // What the contract promises of every pointer, so that no algorithm hangs on more.
