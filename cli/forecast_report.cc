@@ -7,18 +7,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "cli/number_text.h"
 
 namespace longhaul::cli {
 namespace {
 
 using planning::ChunkPlan;
-
-// 1000000 -> "1,000,000".
-std::string Grouped(int64_t number) {
-  std::string digits = std::to_string(number);
-  for (size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
-  return digits;
-}
 
 // "210 of 2,048 to 32,768 tokens": the rest at the prompt's end counts, but is no size of its own.
 std::string ChunksText(const ChunkPlan& plan) {

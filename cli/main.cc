@@ -104,12 +104,14 @@ int Main(int argc, char** argv) {
   ConfigFlags generate_flags;
   generate_flags.AddTo(generate, FieldsOf(generate_config));
 
-  CLI::App& plan = *app.add_subcommand(
-      "plan", "Forecast what a model takes on given cards, from its config.json alone.");
+  CLI::App& plan = *app.add_subcommand("plan",
+                                       "Tell whether a model fits on given cards and what its "
+                                       "first token takes, from its config.json "
+                                       "alone.");
   AddModel(plan, model);
   PlanTask plan_task;
   plan.add_flag("--simulate", plan_task.simulate,
-                "Simulate the prefill of one prompt through the pipeline.");
+                "Simulate the prefill of one prompt through the pipeline instead, chunk by chunk.");
   plan.add_flag("--json", plan_task.json, "Print one JSON object.");
   PlanConfig plan_config;
   ConfigFlags plan_flags;

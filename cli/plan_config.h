@@ -10,11 +10,15 @@ namespace longhaul::cli {
 // The settings of `longhaul plan`. Flags carry vLLM's names where the thing is the same.
 struct PlanConfig {
   std::string gpu = "h100-80g:1";
+  int32_t tensor_parallel_size = 0;
   int32_t pipeline_parallel_size = 1;
   std::string layer_split;
   int64_t prompt_tokens = 0;
   std::string attention = "dense";
-  int32_t max_num_batched_tokens = 131072;
+  int32_t max_model_len = 0;
+  int32_t max_num_batched_tokens = 0;
+  int32_t max_num_seqs = 64;
+  double gpu_memory_utilization = 0.92;
   double max_step_ms = 500;
   int32_t plans_in_flight = 0;
   int32_t attention_range_keys = -1;
@@ -26,17 +30,27 @@ struct PlanConfig {
 
 template <typename V>
 void VisitFields(V&& v, PlanConfig& c) {
-  v("gpu", c.gpu, "Cards of the group, NAME:COUNT: one for each pipeline stage.");
+  v("gpu", c.gpu,
+    "Cards of the group, NAME:COUNT: tensor-parallel-size for each pipeline stage; with --simulate "
+    "one.");
+  v("tensor-parallel-size", c.tensor_parallel_size, Bounds{0, 256},
+    "Cards that share each layer; 0 = as many as there are for a stage.");
   v("pipeline-parallel-size", c.pipeline_parallel_size, Bounds{1, 1024},
     "Pipeline stages that the layers are split into.");
   v("layer-split", c.layer_split,
     "Layers of each stage, separated by commas; empty = as even as whole layers allow.");
   v("prompt-tokens", c.prompt_tokens, Bounds{0, 1 << 24},
-    "Tokens of the prompt; 0 = the model's longest.");
+    "Tokens of the prompt whose prefill is forecast; 0 = max-model-len.");
   v("attention", c.attention, OneOf{{"dense", "sparse"}},
     "Attention of the prefill; sparse takes the model's sparse_attention_config.json.");
-  v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{256, 1 << 20},
-    "Tokens of the largest prefill chunk: what activation memory holds.");
+  v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
+    "Prompt and output tokens of the longest request, whose KV must fit; 0 = the model's longest.");
+  v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{0, 1 << 20},
+    "Tokens of one step, the largest prefill chunk: what activation memory holds. 0 = 2,048, as a "
+    "leader has it; with --simulate 131,072.");
+  v("max-num-seqs", c.max_num_seqs, Bounds{1, 4096}, "Requests that run at the same time.");
+  v("gpu-memory-utilization", c.gpu_memory_utilization, Bounds{0.01, 1},
+    "Part of a card's memory that may be used.");
   v("max-step-ms", c.max_step_ms, Bounds{0, 3.6e6},
     "Longest unit, milliseconds: longer chunks are cut between layers; 0 = any.");
   v("plans-in-flight", c.plans_in_flight, Bounds{0, 4096},

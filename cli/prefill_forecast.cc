@@ -6,18 +6,19 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "cli/prefill_rules.h"
 #include "common/model_config.h"
 #include "common/planning/chunk_search.h"
 #include "common/planning/gpu_costs.h"
 #include "common/planning/gpu_prefill_costs.h"
 #include "common/planning/layer_split.h"
-#include "common/planning/sparse_settings.h"
 #include "common/status_macros.h"
 
 namespace longhaul::cli {
 namespace {
 
 constexpr double kUnbounded = std::numeric_limits<double>::infinity();
+constexpr int32_t kSimulatedBatchedTokens = 131'072;
 
 absl::StatusOr<SharedForecast> ForecastShared(const ModelConfig& model,
                                               const planning::GpuCosts& gpu,
@@ -79,9 +80,16 @@ absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_d
         absl::StrCat("--gpu is ", config.gpu, ", must be one card for each of ",
                      config.pipeline_parallel_size, " stages (--pipeline-parallel-size)"));
   }
-  if (config.prompt_tokens > model.max_position_embeddings) {
+  if (config.tensor_parallel_size > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--tensor-parallel-size is ",
+                                                   config.tensor_parallel_size,
+                                                   ", --simulate is for stages of one card"));
+  }
+  const int64_t prompt_tokens =
+      config.prompt_tokens > 0 ? config.prompt_tokens : config.max_model_len;
+  if (prompt_tokens > model.max_position_embeddings) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--prompt-tokens is ", config.prompt_tokens, ", the model's limit is ",
+        absl::StrCat("--prompt-tokens is ", prompt_tokens, ", the model's limit is ",
                      model.max_position_embeddings, " (max_position_embeddings)"));
   }
   if (config.attention_range_keys >= 0) {
@@ -92,26 +100,20 @@ absl::StatusOr<PrefillForecast> PrefillForecast::Make(const std::string& model_d
   forecast.gpu = gpus.costs.name;
   forecast.gpu_description = gpus.costs.description;
   forecast.attention = config.attention;
-  forecast.prompt_tokens =
-      config.prompt_tokens > 0 ? config.prompt_tokens : model.max_position_embeddings;
+  forecast.prompt_tokens = prompt_tokens > 0 ? prompt_tokens : model.max_position_embeddings;
   forecast.max_step_ms = config.max_step_ms;
   const int num_stages = config.pipeline_parallel_size;
   forecast.plans_in_flight = config.plans_in_flight > 0 ? config.plans_in_flight : num_stages + 1;
   ASSIGN_OR_RETURN(forecast.layers,
                    planning::ParseLayerSplit(config.layer_split, model.num_layers, num_stages));
 
-  planning::CutRules rules = {.max_chunk_tokens = config.max_num_batched_tokens};
-  std::optional<planning::SparseSettings> sparse;
-  if (config.attention == "sparse") {
-    ASSIGN_OR_RETURN(sparse, planning::SparseSettings::Load(model_dir, model));
-    rules.piece_tokens = sparse->piece_tokens;
-    rules.sparse_begin = sparse->begin;
-    if (rules.max_chunk_tokens < rules.piece_tokens) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--max-num-batched-tokens is ", rules.max_chunk_tokens,
-                       ", a piece of sparse attention has ", rules.piece_tokens));
-    }
-  }
+  ASSIGN_OR_RETURN(
+      const PrefillRules prefill_rules,
+      PrefillRules::Make(model_dir, model, config.attention,
+                         config.max_num_batched_tokens > 0 ? config.max_num_batched_tokens
+                                                           : kSimulatedBatchedTokens));
+  const planning::CutRules& rules = prefill_rules.cuts;
+  const std::optional<planning::SparseSettings>& sparse = prefill_rules.sparse;
   const planning::GpuPrefillCosts one(model, gpus.costs, {model.num_layers}, kUnbounded, sparse);
   ASSIGN_OR_RETURN(forecast.one_stage,
                    planning::FastestChunks(one, forecast.prompt_tokens, rules, 1));

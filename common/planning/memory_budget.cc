@@ -178,7 +178,7 @@ std::optional<int64_t> LargestThatFits(int64_t begin, int64_t end, int64_t step,
 }
 
 std::string Setting(const char* name, const std::optional<std::string>& value) {
-  return absl::StrCat(name, value.has_value() ? " " + *value : " (no value of it)");
+  return absl::StrCat(name, value.has_value() ? " " + *value : " (no value is)");
 }
 
 }  // namespace
@@ -270,7 +270,7 @@ absl::Status CheckMemory(const ModelConfig& model, std::span<const int> layers, 
     changed.utilization = static_cast<double>(thousandths) / 1000;
     if (fits(changed)) utilization = absl::StrCat(changed.utilization);
   }
-  std::string hint = absl::StrCat("One of these alone would do: ", Setting("--max-model-len", len),
+  std::string hint = absl::StrCat("One of these alone is enough: ", Setting("--max-model-len", len),
                                   ", ", Setting("--max-num-batched-tokens", batched), ", ",
                                   Setting("--gpu-memory-utilization", utilization));
   if (!len && !batched && !utilization) {

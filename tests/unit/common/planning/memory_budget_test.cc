@@ -69,7 +69,7 @@ TEST(MemoryBudget, The7BAtAMillionTokensFitsAnH100) {
   // By hand: 7,615,616,512 parameters in bf16, of which norms (57 of 3,584) are fp32; 28 layers of
   // 2 x 4 heads x (128 x 2 + 2) bytes a token, in blocks of 256.
   const MemoryBudget budget = OneCard(Model7B(), On80Gb(8192));
-  EXPECT_EQ(budget.weights, 2 * int64_t{7'615'616'512} + 2 * 57 * 3584);
+  EXPECT_EQ(budget.weights, int64_t{2} * 7'615'616'512 + int64_t{2} * 57 * 3584);
   EXPECT_EQ(budget.kv_block, int64_t{28} * 2 * 4 * 258 * 256);
   EXPECT_EQ(budget.longest_blocks, 3946);
   EXPECT_EQ(budget.short_blocks, 128);
