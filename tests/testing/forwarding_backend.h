@@ -37,6 +37,7 @@ class ForwardingBackend : public worker::backend::Backend {
   absl::Status CopyToHost(TensorView src, void* host) override {
     return backend_->CopyToHost(src, host);
   }
+  absl::Status Finish() override { return backend_->Finish(); }
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
     return backend_->CopyColumns(src, dst, column);
   }

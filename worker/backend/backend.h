@@ -115,6 +115,8 @@ class Backend {
   // `host` is the caller's again on return.
   virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
+  // Waits for all work that was enqueued; its error, if it had one.
+  virtual absl::Status Finish() = 0;
   // dst[t][column + i] = src[t][i]; columns [column, column + src.cols) lie within dst.
   virtual absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) = 0;
   // Bytes of one layer's part of a KV block (kKvBlockTokens tokens), scale slots included.

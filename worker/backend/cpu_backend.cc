@@ -131,6 +131,8 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
+  absl::Status Finish() override { return absl::OkStatus(); }
+
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
     if (src.dtype != dst.dtype || src.rows != dst.rows || column < 0 ||
         column > dst.cols - src.cols) {

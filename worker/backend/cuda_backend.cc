@@ -182,6 +182,11 @@ class CudaBackend final : public Backend {
     return CudaStatus(cudaStreamSynchronize(stream_), "work before a copy from the device");
   }
 
+  absl::Status Finish() override {
+    RETURN_IF_ERROR(Enter());
+    return CudaStatus(cudaStreamSynchronize(stream_), "work on the device");
+  }
+
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
     RETURN_IF_ERROR(Enter());
     if (src.dtype != dst.dtype || src.rows != dst.rows || column < 0 ||

@@ -91,6 +91,8 @@ class Qwen2 {
   // One layer, absolute number within range(). kv is this layer's part of the cache, with the KV
   // heads of this shard.
   absl::Status RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations);
+  // Waits until the device has done what RunLayer and Logits enqueued there.
+  absl::Status Finish() { return backend_.Finish(); }
   // Last stage only: final norm and head of some rows. The result, [rows, V] of the whole
   // vocabulary, is shard 0's and valid until the next call; the other shards get an empty view.
   absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows, const Activations& activations);

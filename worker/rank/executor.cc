@@ -61,6 +61,8 @@ absl::StatusOr<StepResult> Executor::Execute(const StepPlan& plan, const std::at
     stage_.Drop(id);
     if (sampler_ != nullptr) sampler_->End(id);
   }
+  // The leader shares blocks that a result reports, and learns what steps take.
+  RETURN_IF_ERROR(stage_.Finish()) << "step " << plan.step_id;
   // With what the stage waited for others, which MeteredCommunicator knows and server.cc takes off.
   result.seconds = std::max(0.0, absl::ToDoubleSeconds(clock_.Now() - begin));
   return result;

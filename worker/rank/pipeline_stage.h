@@ -60,6 +60,9 @@ class PipelineStage {
   // the next call.
   absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows);
 
+  // Waits until the device has done all of it.
+  absl::Status Finish() { return model_->Finish(); }
+
   // Drops the resident activations of cut units that hold this sequence.
   void Drop(SequenceId sequence);
 
