@@ -44,6 +44,10 @@ inline constexpr Tolerance kDcaDistanceTolerance = {1e-4, 0};
 // to be long has larger partial sums and, mostly, a larger result.
 constexpr Tolerance GemmTolerance(double k) { return {1e-6 + 2.5e-7 * k, 1e-6}; }
 
+// In sigmas: logarithm within 1 ulp under a root, sine and cosine within 1 ulp or of an angle
+// rounded to 2^-24, times radii of up to 5.77.
+inline constexpr Tolerance kNormalTolerance = {1.5e-6, 5e-7};
+
 // x + y is correctly rounded on both sides.
 inline constexpr Tolerance kAddTolerance = {0, 0};
 
