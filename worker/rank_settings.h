@@ -16,7 +16,9 @@ struct RankSettings {
   std::string layer_split;
   std::string comm_host = "127.0.0.1";
   std::string comm_interface;
+  int32_t max_model_len = 0;
   int32_t max_num_batched_tokens = 2048;
+  int32_t max_num_seqs = 64;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
   double gpu_memory_utilization = 0.92;
@@ -43,8 +45,12 @@ void VisitFields(V&& v, RankSettings& c) {
     "only the group reaches.");
   v("comm-interface", c.comm_interface,
     "Network interface that ranks exchange tensors on; if set, comm-host is not used.");
+  v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
+    "Prompt and output tokens of one request; 0 = the smaller of the model's own limit and what "
+    "the KV cache holds.");
   v("max-num-batched-tokens", c.max_num_batched_tokens, Bounds{257, 1 << 20},
     "Tokens of one step, decode and prefill; at least max-num-seqs + 256.");
+  v("max-num-seqs", c.max_num_seqs, Bounds{1, 4096}, "Requests that run at the same time.");
   v("kv-cache-dtype", c.kv_cache_dtype, OneOf{{"auto", "fp32", "bf16"}},
     "Type of cached keys and values; auto = fp32 on the CPU, bf16 on CUDA devices, which have no "
     "other.");

@@ -16,8 +16,6 @@ struct LeaderConfig : RankSettings {
   std::string rank_program;
   int32_t ranks_on_host = 0;
   int32_t first_cuda_device = 0;
-  int32_t max_model_len = 0;
-  int32_t max_num_seqs = 64;
   double step_target_ms = 200;
   double max_step_ms = 500;
   bool enable_prefix_caching = true;
@@ -43,11 +41,6 @@ void VisitFields(V&& v, LeaderConfig& c) {
     "Ranks of all groups that share this host's memory and cores; 0 = this group's.");
   v("first-cuda-device", c.first_cuda_device, Bounds{0, 255},
     "CUDA device of this group's first rank; each further rank has the next one.");
-  v("max-model-len", c.max_model_len, Bounds{0, 1 << 24},
-    "Prompt and output tokens of one request; 0 = the smaller of the model's own limit and what "
-    "the "
-    "KV cache holds.");
-  v("max-num-seqs", c.max_num_seqs, Bounds{1, 4096}, "Requests that run at the same time.");
   v("step-target-ms", c.step_target_ms, Bounds{1, 3.6e6},
     "Predicted time of a step while other requests wait for it, milliseconds: a long prompt's "
     "chunks "

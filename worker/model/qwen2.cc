@@ -99,18 +99,6 @@ Qwen2::Qwen2(const ModelConfig& config, const AttentionOptions& options, Weights
       << "shards=" << weights_.range.tensor_parallel_size;
 }
 
-int64_t Qwen2::UnitBytes(const ModelConfig& config, int32_t shards, DType dtype, int64_t rows) {
-  const int64_t query_cols = int64_t{config.num_heads} * config.head_dim / shards;
-  const int64_t kv_cols = int64_t{config.num_kv_heads} * config.head_dim / shards;
-  // hidden, norm, delta; qkv; queries for three regions; attended.
-  const int64_t row = 3 * int64_t{config.hidden_size} + 5 * query_cols + 2 * kv_cols;
-  const int64_t mlp_row = 3 * int64_t{config.intermediate_size} / shards;
-  // Sine and cosine for three regions, fp32; positions, slots and the like. Both may have room for
-  // twice as many rows.
-  const int64_t plan_row = 2 * (3 * int64_t{config.head_dim} * int64_t{sizeof(float)} + 64);
-  return (rows * row + std::min(rows, kMlpRows) * mlp_row) * DTypeBytes(dtype) + rows * plan_row;
-}
-
 absl::Status Qwen2::Begin(std::span<const ModelSlice> slices, Activations& activations) {
   const int64_t num_rows = NumRows(slices);
   RETURN_IF_ERROR(ReserveScratch(num_rows));

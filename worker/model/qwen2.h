@@ -76,10 +76,6 @@ class Qwen2 {
   Qwen2(const ModelConfig& config, const AttentionOptions& options, Weights weights,
         backend::Backend& backend, ShardSums* sums = nullptr);
 
-  // Device memory that a unit of `rows` tokens takes with one of `shards` shards, about: matrices
-  // of type `dtype`, and the plan of its rows. Without logits.
-  static int64_t UnitBytes(const ModelConfig& config, int32_t shards, DType dtype, int64_t rows);
-
   const ModelConfig& config() const { return config_; }
   const WeightRange& range() const { return weights_.range; }
 

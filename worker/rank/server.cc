@@ -15,6 +15,7 @@
 #include "common/logging.h"
 #include "common/metrics.h"
 #include "common/model_config.h"
+#include "common/planning/memory_budget.h"
 #include "common/queue.h"
 #include "common/stack_dump.h"
 #include "common/status_macros.h"
@@ -27,6 +28,7 @@
 #include "worker/model/qwen2_tensors.h"
 #include "worker/model/weights.h"
 #include "worker/rank/control_stream.h"
+#include "worker/rank/device_memory.h"
 #include "worker/rank/disk_tier.h"
 #include "worker/rank/executor.h"
 #include "worker/rank/group_communicators.h"
@@ -51,9 +53,6 @@ constexpr size_t kMaxPlans = 256;
 constexpr absl::Duration kDialTimeout = absl::Seconds(30);
 // How often an idle rank looks whether its peers are there.
 constexpr absl::Duration kPeerLook = absl::Seconds(1);
-// On a CUDA device, beside a unit's matrices: logits, the sampler's and the libraries' workspaces,
-// and residual streams of units that wait between layers.
-constexpr int64_t kDeviceReserveBytes = int64_t{1} << 30;
 
 model::AttentionOptions AttentionOf(const RankConfig& config) {
   return {.temperature = config.attention_temperature == "request"
@@ -80,8 +79,8 @@ class Worker {
         communicators_({.host = config.comm_host, .interface = config.comm_interface}, clock_),
         work_(kMaxPlans) {}
 
-  // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv and
-  // BudgetDeviceKv.
+  // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv,
+  // BudgetDeviceMemory and BudgetDeviceKv.
   absl::StatusOr<KvBudget> BudgetBlocks() {
     if (has_own_memory_) {
       ASSIGN_OR_RETURN(budget_, BudgetDeviceBlocks());
@@ -162,16 +161,18 @@ class Worker {
 
  private:
   absl::StatusOr<KvBudget> BudgetDeviceBlocks() const {
-    const DType dtype = backend_->activation_dtype();
-    return BudgetDeviceKv(
-        {.kv_cache_gib = config_.kv_cache_gib,
-         .utilization = config_.gpu_memory_utilization,
-         .free_bytes = backend_->FreeMemoryBytes(),
-         .weight_bytes = model::WeightBytes(model_config_, Range(), dtype),
-         .activation_bytes = kDeviceReserveBytes +
-                             model::Qwen2::UnitBytes(model_config_, shape_.tensor_parallel_size(),
-                                                     dtype, config_.max_num_batched_tokens),
-         .block_bytes = KvCache::BlockBytes(*backend_, kv_shape_, layers_.end - layers_.begin)});
+    const int64_t free_bytes = backend_->FreeMemoryBytes();
+    ASSIGN_OR_RETURN(const planning::MemoryBudget memory,
+                     BudgetDeviceMemory(config_, model_config_, shape_, free_bytes));
+    const int64_t block_bytes =
+        KvCache::BlockBytes(*backend_, kv_shape_, layers_.end - layers_.begin);
+    CHECK(memory.kv_block == block_bytes) << memory.kv_block << " != " << block_bytes;
+    return BudgetDeviceKv({.kv_cache_gib = config_.kv_cache_gib,
+                           .utilization = config_.gpu_memory_utilization,
+                           .free_bytes = free_bytes,
+                           .weight_bytes = memory.weights,
+                           .activation_bytes = memory.Fixed() - memory.weights,
+                           .block_bytes = block_bytes});
   }
 
   model::WeightRange Range() const {
