@@ -102,7 +102,7 @@ TEST_F(CudaBackendTest, CopiesMoreThanItsPageLockedMemoryHolds) {
 
 TEST_F(CudaBackendTest, TheHostsMemoryIsTheCallersAgainAfterACopy) {
   std::vector<float> values(3'000'000, 1);
-  ASSERT_OK_AND_ASSIGN(const DeviceBuffer buffer, backend_->Allocate(3 * 12'000'000));
+  ASSERT_OK_AND_ASSIGN(const DeviceBuffer buffer, backend_->Allocate(36'000'000));
   const TensorView all{buffer.data(), DType::kFloat32, 3, 3'000'000};
   for (int64_t row = 0; row < 3; ++row) {
     values.assign(values.size(), static_cast<float>(row));
@@ -130,7 +130,7 @@ TEST_F(CudaBackendTest, LinearWritesEitherType) {
   // Exact in bf16.
   std::vector<float> x(16);
   std::iota(x.begin(), x.end(), -7.0f);
-  std::vector<float> weight(8 * 8, 0);
+  std::vector<float> weight(64, 0);
   for (size_t i = 0; i < 8; ++i) weight[i * 8 + i] = 2;
   const TensorView input = Halves(x, 2);
   const LinearWeight linear{Halves(weight, 8), Halves(std::vector<float>(8, 1), 1)};
@@ -144,12 +144,12 @@ TEST_F(CudaBackendTest, LinearWritesEitherType) {
   std::vector<float> host(16);
   ASSERT_OK(backend_->CopyToHost(floats, host.data()));
   EXPECT_EQ(host, expected);
-  EXPECT_THAT(backend_->Linear(input, {Halves(std::vector<float>(5 * 8), 5), {}}, floats),
+  EXPECT_THAT(backend_->Linear(input, {Halves(std::vector<float>(40), 5), {}}, floats),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("multiples of 8")));
 }
 
 TEST_F(CudaBackendTest, EmbedsThePlansIdsAndRefusesOthers) {
-  std::vector<float> table(4 * 8);
+  std::vector<float> table(32);
   std::iota(table.begin(), table.end(), 0.0f);
   const TensorView device = Halves(table, 4);
   const TensorView out = Halves(std::vector<float>(16, -1), 2);
@@ -255,7 +255,7 @@ TEST_F(CudaBackendTest, SamplesWithAllThatARowHas) {
 }
 
 TEST_F(CudaBackendTest, LogprobsAreTheCpus) {
-  const std::vector<float> logits = SplitMixUniform(9, 3 * 500, 5.0f);
+  const std::vector<float> logits = SplitMixUniform(9, 1500, 5.0f);
   std::vector<float> on_host = logits;
   const TensorView device = Floats(logits, 3);
   const TensorView host{on_host.data(), DType::kFloat32, 3, 500};
