@@ -18,6 +18,9 @@ namespace {
 // The default of longhaul-worker leader.
 constexpr int32_t kServedBatchedTokens = 2048;
 
+// What the CUDA runtime takes of a card's memory before a rank does. An assumption.
+constexpr int64_t kRuntimeBytes = 500'000'000;
+
 struct Published {
   int32_t num_layers;
   int32_t hidden_size;
@@ -99,8 +102,9 @@ absl::StatusOr<MemoryForecast> MemoryForecast::Make(const std::string& model_dir
   ASSIGN_OR_RETURN(forecast.num_shards, ShardsOf(config, model, gpus.count));
   ASSIGN_OR_RETURN(forecast.layers, planning::ParseLayerSplit(config.layer_split, model.num_layers,
                                                               config.pipeline_parallel_size));
+  forecast.card_bytes = gpus.costs.memory_bytes;
   planning::MemoryLimits& limits = forecast.limits;
-  limits.device_bytes = gpus.costs.memory_bytes;
+  limits.device_bytes = forecast.card_bytes - kRuntimeBytes;
   limits.utilization = config.gpu_memory_utilization;
   limits.max_model_len =
       config.max_model_len > 0 ? config.max_model_len : model.max_position_embeddings;

@@ -19,6 +19,7 @@ struct MemoryForecast {
   std::string gpu_description;
   std::vector<int> layers;  // of each pipeline stage
   int32_t num_shards = 1;   // cards of a stage
+  int64_t card_bytes = 0;   // of memory
   planning::MemoryLimits limits;
   planning::MemoryBudget tightest;  // of the group's ranks
   absl::Status fits;                // CheckMemory

@@ -28,9 +28,9 @@ std::string MemoryText(const std::string& model, const MemoryForecast& f) {
     absl::StrAppend(&text, f.num_shards, " cards share each layer, ", f.layers.size(),
                     " stages: the card with most to hold\n");
   }
-  absl::StrAppendFormat(&text, "\n%-44s %8s  %s\n", "", "GB", "of the card");
+  absl::StrAppendFormat(&text, "\n%-44s %8s  %s\n", "", "GB", "of what is free");
   const auto row = [&](const std::string& name, int64_t bytes) {
-    absl::StrAppendFormat(&text, "%-44s %8.2f  %10.1f%%\n", name, Gb(bytes),
+    absl::StrAppendFormat(&text, "%-44s %8.2f  %14.1f%%\n", name, Gb(bytes),
                           100 * ShareOf(f, bytes));
   };
   row("weights", budget.weights);
@@ -41,11 +41,13 @@ std::string MemoryText(const std::string& model, const MemoryForecast& f) {
   row("activations", budget.activations);
   row("logits and sampling", budget.logits);
   row("workspaces", budget.workspaces);
-  row("CUDA runtime, whole pages", budget.runtime);
+  row("CUDA kernels, whole pages", budget.runtime);
   row("needed", budget.Needed());
   row(absl::StrFormat("allowed (--gpu-memory-utilization %g)", f.limits.utilization),
       budget.usable);
-  row("card", f.limits.device_bytes);
+  row(absl::StrFormat("free (card %.2f, CUDA runtime %.2f)", Gb(f.card_bytes),
+                      Gb(f.card_bytes - f.limits.device_bytes)),
+      f.limits.device_bytes);
   absl::StrAppend(&text, "\nThe KV cache can have ", Grouped(budget.KvBlocks()),
                   " blocks: ", Grouped(budget.KvBlocks() * kKvBlockTokens), " tokens.\n");
   const double total = Gb(budget.Needed()) * f.num_cards();
@@ -80,7 +82,8 @@ std::string MemoryJson(const std::string& model, const MemoryForecast& f) {
       {"max_num_seqs", f.limits.max_num_seqs},
       {"gpu_memory_utilization", f.limits.utilization},
       {"fits", f.fits.ok()},
-      {"card_bytes", f.limits.device_bytes},
+      {"card_bytes", f.card_bytes},
+      {"free_bytes", f.limits.device_bytes},
       {"allowed_bytes", budget.usable},
       {"needed_bytes", budget.Needed()},
       {"needed_share", ShareOf(f, budget.Needed())},

@@ -18,7 +18,7 @@ struct GpuCosts {
   double step_overhead_seconds = 0;  // of a unit on a stage
   double link_bytes_per_second = 0;  // from a pipeline stage to the next
   double memory_bytes_per_second = 0;
-  int64_t memory_bytes = 0;                // as the card reports it
+  int64_t memory_bytes = 0;                // that a program sees
   double all_reduce_bytes_per_second = 0;  // of the bytes summed, between two cards
   double gemm_tflops = 0;                  // of products of many rows
   Polyline gemm_share_by_rows{{{0, 1}}};

@@ -281,7 +281,8 @@ absl::Status CheckMemory(const ModelConfig& model, std::span<const int> layers, 
   const auto gb = [](int64_t bytes) { return static_cast<double>(bytes) / kGb; };
   return absl::InvalidArgumentError(absl::StrFormat(
       "a rank needs %.2f GB of its card for %d tokens (--max-model-len) in steps of %d "
-      "(--max-num-batched-tokens), %.2f GB more than %g of %.2f GB (--gpu-memory-utilization). %s",
+      "(--max-num-batched-tokens), %.2f GB more than %g of the %.2f GB that are free "
+      "(--gpu-memory-utilization). %s",
       gb(budget.Needed()), limits.max_model_len, limits.max_num_batched_tokens,
       gb(budget.Needed() - budget.usable), limits.utilization, gb(limits.device_bytes), hint));
 }

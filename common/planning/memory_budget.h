@@ -18,21 +18,21 @@ struct RankPart {
   int32_t num_stages = 1;     // of the group
 };
 
-// What a rank is to hold on a CUDA device, and how much of that it may take.
+// What a rank is to hold on a CUDA device, and how much of the device it may take.
 struct MemoryLimits {
-  int64_t device_bytes = 0;
-  double utilization = 0.92;            // part of device_bytes that the rank may take, (0, 1]
+  int64_t device_bytes = 0;             // free on the device once the CUDA runtime is there
+  double utilization = 0.92;            // part of them that the rank may take, (0, 1]
   int64_t max_model_len = 0;            // tokens of the longest request, prompt and output
   int64_t max_num_batched_tokens = 0;   // tokens of a unit
   int64_t max_num_seqs = 64;            // requests that run at the same time
-  int64_t runtime_bytes = 600'000'000;  // of device_bytes, taken by the CUDA runtime
+  int64_t runtime_bytes = 200'000'000;  // of them, for kernels that the runtime loads later
   int64_t element_bytes = 2;            // of weights and activations
   int64_t kv_element_bytes = 2;
 };
 
 // KV kept for short requests beside one of full length, tokens.
 inline constexpr int64_t kShortRequestTokens = 32'768;
-// Highest utilization worth asking for: a driver hides some of what a card is sold with.
+// Highest utilization worth asking for.
 inline constexpr double kMaxUtilization = 0.98;
 
 // Bytes that a rank takes of its device's memory, by what for: upper bounds, so that nothing that
@@ -43,7 +43,7 @@ struct MemoryBudget {
   int64_t activations = 0;  // of units: residual streams, matrices of a layer, plans of rows
   int64_t logits = 0;       // logits, sampling and logprobs
   int64_t workspaces = 0;   // of linear layers and decode attention; of transfers between ranks
-  int64_t runtime = 0;      // the CUDA runtime, and what is lost to whole pages
+  int64_t runtime = 0;      // runtime_bytes, and what is lost to whole pages
   int64_t kv_block = 0;     // a block of kKvBlockTokens tokens in the rank's layers and heads
   int64_t longest_blocks = 0;
   int64_t short_blocks = 0;

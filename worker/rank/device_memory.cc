@@ -10,10 +10,6 @@
 namespace longhaul::worker::rank {
 namespace {
 
-// The runtime has taken its part of the device already, but for kernels that it loads when they are
-// first called.
-constexpr int64_t kLazyRuntimeBytes = 200'000'000;
-
 double Gb(int64_t bytes) { return static_cast<double>(bytes) / 1e9; }
 
 }  // namespace

@@ -45,7 +45,8 @@ TEST_F(MemoryForecastTest, The7BAtAMillionTokensFitsOneH100WithATimeToItsFirstTo
   ASSERT_OK_AND_ASSIGN(const MemoryForecast forecast, Make(On("h100-80g:1")));
   EXPECT_OK(forecast.fits);
   EXPECT_EQ(forecast.num_cards(), 1);
-  EXPECT_EQ(forecast.limits.device_bytes, 85'520'000'000);
+  EXPECT_EQ(forecast.card_bytes, 84'930'000'000);
+  EXPECT_EQ(forecast.limits.device_bytes, 84'430'000'000);
   EXPECT_EQ(forecast.limits.max_num_batched_tokens, 2048);
   EXPECT_EQ(forecast.published_bytes, 120'000'000'000);
   EXPECT_LT(forecast.tightest.Needed(), forecast.tightest.usable);
@@ -122,10 +123,12 @@ TEST_F(MemoryForecastTest, PrintsItsFiguresForPeopleAndForPrograms) {
   const std::string text = MemoryText("a model", forecast);
   EXPECT_THAT(text, HasSubstr("a model on 1 x NVIDIA H100 80GB HBM3, SXM: bf16, requests of "
                               "1,010,000 tokens, steps of 2,048\n"));
-  EXPECT_THAT(text,
-              HasSubstr("\nweights                                         15.23        17.8%"));
+  EXPECT_THAT(
+      text, HasSubstr("\nweights                                         15.23            18.0%"));
   EXPECT_THAT(text, HasSubstr("\nKV of short requests, 32,768 tokens "));
-  EXPECT_THAT(text, HasSubstr("\nallowed (--gpu-memory-utilization 0.92) "));
+  EXPECT_THAT(
+      text,
+      HasSubstr("\nallowed (--gpu-memory-utilization 0.92)         77.68            92.0%\n"));
   EXPECT_THAT(text, HasSubstr("Published requirement for 1M tokens: 120 GB of cards."));
   EXPECT_THAT(text, HasSubstr("Expected time to the first token of a prompt of 1,010,000 tokens"));
 }

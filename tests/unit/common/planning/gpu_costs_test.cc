@@ -39,7 +39,7 @@ TEST(GpuCosts, TheH100HasTheFiguresThatWereMeasured) {
   EXPECT_EQ(costs.attention_tflops_by_keys.At(std::log(131072)), 639);
   EXPECT_EQ(costs.attention_tflops_by_keys.At(std::log(1048576)), 599);
   EXPECT_EQ(costs.causal_tflops_by_rows.At(131072), 601);
-  EXPECT_EQ(costs.memory_bytes, 85'520'000'000);
+  EXPECT_EQ(costs.memory_bytes, 84'930'000'000);
 }
 
 TEST(GpuCosts, AFaultyTableIsRefusedByTheNameOfItsField) {

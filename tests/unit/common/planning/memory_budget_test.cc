@@ -137,7 +137,7 @@ TEST(MemoryBudget, The14BFitsNoSingleCardAtAMillionTokensAndFarFewerOnTwo) {
   EXPECT_NEAR(ValueIn(one, "--max-model-len"), 197'000, 15'000) << one;
 
   // The design says about 0.64M tokens on two cards, without room for short requests (3.2 GB of a
-  // card), the runtime (0.6), a communicator (0.4), and what a step of 8,192 tokens takes beside
+  // card), a communicator (0.4), and what a step of 8,192 tokens takes beside
   // the MLP's tile (1.0).
   const std::string two = ErrorOf(Model14B(), {48}, 2, On80Gb(8192));
   EXPECT_NEAR(ValueIn(two, "--max-model-len"), 575'000, 20'000) << two;
