@@ -24,8 +24,7 @@ absl::StatusOr<planning::MemoryBudget> BudgetDeviceMemory(const RankConfig& conf
                                                               ? config.max_model_len
                                                               : model.max_position_embeddings,
                                          .max_num_batched_tokens = config.max_num_batched_tokens,
-                                         .max_num_seqs = config.max_num_seqs,
-                                         .runtime_bytes = kLazyRuntimeBytes};
+                                         .max_num_seqs = config.max_num_seqs};
   if (config.max_model_len > 0 && config.kv_cache_gib == 0) {
     std::vector<int> layers;
     for (int32_t rank = 0; rank < shape.num_ranks(); rank += shape.tensor_parallel_size()) {
