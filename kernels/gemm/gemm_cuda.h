@@ -30,7 +30,7 @@ inline constexpr size_t kGemmCudaWorkspaceBytes = size_t{32} << 20;
 // Linear layers, by cuBLASLt with algorithms that are fixed: for M >= 128 one for each (N, K,
 // output type, bias or none), without split-K or stream-K, so that a row's bits do not depend on M;
 // below, one for each power of two that M fits in. They are cuBLASLt's own first answers: the same
-// in every process with one version of it on one kind of device. Up to 4 rows go to a kernel of our
+// in every process with one version of it on one kind of device. Up to 2 rows go to a kernel of our
 // own (gemv_cuda.h), where a row's bits do not depend on M either. Keeps a handle, its algorithms
 // and a workspace. Not thread-safe: one for each executor thread and device, and its calls on one
 // stream, whose order keeps them from sharing the workspace.

@@ -96,19 +96,10 @@ KernelStatus GemvCuda(const GemmCudaParams& p, DeviceStream stream) {
   if (p.x == nullptr || p.weight == nullptr) return KernelStatus::kInvalidArgument;
   const auto blocks = static_cast<unsigned>(p.n / kOutputs);
   const cudaStream_t on = StreamOf(stream);
-  switch (p.m) {
-    case 1:
-      GemvKernel<1><<<blocks, kThreads, 0, on>>>(p);
-      break;
-    case 2:
-      GemvKernel<2><<<blocks, kThreads, 0, on>>>(p);
-      break;
-    case 3:
-      GemvKernel<3><<<blocks, kThreads, 0, on>>>(p);
-      break;
-    default:
-      GemvKernel<4><<<blocks, kThreads, 0, on>>>(p);
-      break;
+  if (p.m == 1) {
+    GemvKernel<1><<<blocks, kThreads, 0, on>>>(p);
+  } else {
+    GemvKernel<2><<<blocks, kThreads, 0, on>>>(p);
   }
   return LaunchStatus();
 }

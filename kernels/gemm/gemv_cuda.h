@@ -8,7 +8,7 @@
 
 namespace longhaul::kernels {
 
-inline constexpr int64_t kMaxGemvRows = 4;
+inline constexpr int64_t kMaxGemvRows = 2;
 
 // The product of gemm_cuda.h for M <= kMaxGemvRows, bound by reading the weight. Bias with either
 // output. A row's bits do not depend on M. kInvalidArgument for sizes or pointers outside the

@@ -235,10 +235,10 @@ TEST_F(GemmCudaTest, From128RowsOnARowsBitsDoNotDependOnTheirNumber) {
   }
 }
 
-TEST_F(GemmCudaTest, UpTo4RowsARowsBitsDoNotDependOnTheirNumber) {
+TEST_F(GemmCudaTest, UpTo2RowsARowsBitsDoNotDependOnTheirNumber) {
   std::mt19937_64 random = FreshRandom();
   for (const Shape shape : {kDemoShapes[0], k7bShapes[0], k7bShapes[3]}) {
-    const Problem problem = Problem::Quick(random, 4, shape);
+    const Problem problem = Problem::Quick(random, 2, shape);
     const auto run = [&](int64_t begin, int64_t rows) {
       const DeviceArray<float> y(rows * shape.n);
       GemmCudaParams p = problem.Params(begin, rows);
@@ -247,13 +247,10 @@ TEST_F(GemmCudaTest, UpTo4RowsARowsBitsDoNotDependOnTheirNumber) {
       Sync();
       return y.Download();
     };
-    const std::vector<float> whole = run(0, 4);
-    for (int64_t rows = 1; rows < 4; ++rows) {
-      for (int64_t begin = 0; begin + rows <= 4; ++begin) {
-        EXPECT_TRUE(longhaul::testing::SameBits(run(begin, rows).data(), &whole[begin * shape.n],
-                                                rows * shape.n))
-            << "rows " << begin << " + " << rows << " n " << shape.n << " k " << shape.k;
-      }
+    const std::vector<float> whole = run(0, 2);
+    for (int64_t row = 0; row < 2; ++row) {
+      EXPECT_TRUE(longhaul::testing::SameBits(run(row, 1).data(), &whole[row * shape.n], shape.n))
+          << "row " << row << " n " << shape.n << " k " << shape.k;
     }
   }
 }

@@ -1,6 +1,6 @@
 // Attention of the 7B's shape on one device: prefill chunks behind long histories, whole causal
-// prompts, one row of decode. Each case's answer is checked on some rows in double before it counts.
-// Prints a JSON line a case; attention_peers.py measures the peers in the same run.
+// prompts, one row of decode. Each case's answer is checked on some rows in double before it
+// counts. Prints a JSON line a case; attention_peers.py measures the peers in the same run.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -118,10 +118,9 @@ class Bench {
     const int32_t num_splits = static_cast<int32_t>(plan.splits.size());
     void* workspace = Allocate<uint8_t>(DecodeWorkspaceBytes(p, num_splits));
     const auto launch = [&] {
-      Check(c.is_decode
-                ? DecodeAttentionCuda(p, splits, num_splits, rows, 1, workspace, {stream_})
-                : PrefillAttentionCuda(p, tiles, static_cast<int32_t>(host_tiles.size()),
-                                       {stream_}),
+      Check(c.is_decode ? DecodeAttentionCuda(p, splits, num_splits, rows, 1, workspace, {stream_})
+                        : PrefillAttentionCuda(p, tiles, static_cast<int32_t>(host_tiles.size()),
+                                               {stream_}),
             c.name.c_str());
     };
     Check(cudaMemset(out_, 0xff, c.rows * kHeads * kHeadDim * 2), "poison");
@@ -227,11 +226,12 @@ int Main() {
     return 0;
   }
   constexpr int64_t kMillion = 1 << 20;
-  Bench bench(kMillion, 131'072);
+  Bench bench(kMillion, 262'144);
   const Case cases[] = {
       {"causal 8192", 0, 8192},
       {"causal 32768", 0, 32'768},
       {"causal 131072", 0, 131'072},
+      {"causal 262144", 0, 262'144},
       {"32768 x 131072", 131'072 - 32'768, 32'768},
       {"32768 x 1048576", kMillion - 32'768, 32'768},
       {"32768 x 1048576, DCA 253952", kMillion - 32'768, 32'768, 253'952},

@@ -155,10 +155,10 @@ int Main() {
     LayerCase(*bench, *gemm, "gemm", layer, m, warm_up);
     LayerCase(*bench, peer, "gemm_peer_cublaslt", layer, m, warm_up);
   };
-  for (const int64_t m : {32768, 8192, 2048, 512, 128, 64, 8, 4, 1}) {
+  for (const int64_t m : {32768, 8192, 2048, 512, 128, 64, 8, 2, 1}) {
     for (const Layer& layer : kLayers) both(layer, m);
   }
-  for (const int64_t m : {64, 8, 4, 1}) both(kLogits, m);
+  for (const int64_t m : {64, 8, 2, 1}) both(kLogits, m);
   cudaStreamDestroy(warm_up);
   return 0;
 }
