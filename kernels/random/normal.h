@@ -42,7 +42,7 @@ constexpr NormalUniforms NormalUniformsAt(uint64_t seed, uint64_t stream, int64_
       Philox4x32(seed, {{static_cast<uint32_t>(group), static_cast<uint32_t>(row),
                          static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)}});
   NormalUniforms uniforms = {};
-  for (int pair = 0; pair < 2; ++pair) {
+  for (int64_t pair = 0; pair < 2; ++pair) {
     const uint32_t radius = (random.word[2 * pair] >> 8) + 1;
     const uint32_t angle = random.word[2 * pair + 1] >> 8;
     uniforms.radius[pair] = static_cast<float>(radius) * 0x1p-24f;

@@ -26,7 +26,7 @@ void FillRow(const NormalParams<float>& p, int64_t r) {
   for (int64_t group = p.col_begin / kNormalGroup; group * kNormalGroup < end; ++group) {
     const NormalUniforms uniforms = NormalUniformsAt(p.seed, p.stream, p.row_begin + r, group);
     float normal[kNormalGroup];
-    for (int pair = 0; pair < 2; ++pair) {
+    for (int64_t pair = 0; pair < 2; ++pair) {
       const float radius = p.sigma * std::sqrt(-2 * std::log(uniforms.radius[pair]));
       float cos = 0;
       float sin = 0;

@@ -41,6 +41,10 @@ class ForwardingBackend : public worker::backend::Backend {
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
     return backend_->CopyColumns(src, dst, column);
   }
+  absl::Status FillNormal(const worker::backend::NormalWindow& window, double sigma,
+                          TensorView out) override {
+    return backend_->FillNormal(window, sigma, out);
+  }
   int64_t KvLayerBlockBytes(const worker::backend::KvShape& shape) const override {
     return backend_->KvLayerBlockBytes(shape);
   }

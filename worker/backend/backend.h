@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/sampling_params.h"
@@ -74,6 +75,15 @@ struct RotatedQueries {
   TensorView intra, succ, inter;  // [T, Hq * D]; rows whose sequence has no such region are garbage
 };
 
+// Which part of an endless matrix of independent standard normal numbers: an element is a function
+// of seed, stream, row and column alone, so that parts agree wherever they overlap.
+struct NormalWindow {
+  uint64_t seed = 0;
+  uint64_t stream = 0;    // which matrix
+  int64_t row_begin = 0;  // rows and columns end below 2^32
+  int64_t col_begin = 0;
+};
+
 // One row of logits and what its sequence's sampler knows. Spans are host memory.
 struct SampleRow {
   TensorView logits;  // [1, V]
@@ -117,8 +127,18 @@ class Backend {
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
   // Waits for all work that was enqueued; its error, if it had one.
   virtual absl::Status Finish() = 0;
+  // Does what `enqueue` does with ops of this backend over a plan's rows, perhaps by launching what
+  // it has recorded of an earlier call: so `tag` names all that the work hangs on besides the plan,
+  // addresses of matrices and layers. `enqueue` asks nothing of the device and copies nothing.
+  virtual absl::Status Repeat(const RowPlan& /*plan*/, std::span<const uint64_t> /*tag*/,
+                              absl::FunctionRef<absl::Status()> enqueue) {
+    return enqueue();
+  }
   // dst[t][column + i] = src[t][i]; columns [column, column + src.cols) lie within dst.
   virtual absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) = 0;
+  // out[r][c] = sigma * element (row_begin + r, col_begin + c), of activation_dtype(). The same on
+  // every device within the rounding of logarithm, sine and cosine.
+  virtual absl::Status FillNormal(const NormalWindow& window, double sigma, TensorView out) = 0;
   // Bytes of one layer's part of a KV block (kKvBlockTokens tokens), scale slots included.
   virtual int64_t KvLayerBlockBytes(const KvShape& shape) const = 0;
 

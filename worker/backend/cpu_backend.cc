@@ -21,6 +21,7 @@
 #include "kernels/fused/silu_mul.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/parallel.h"
+#include "kernels/random/normal.h"
 #include "kernels/rope/rope_qkv.h"
 #include "kernels/rope/rope_table.h"
 #include "worker/backend/cpu_sampling.h"
@@ -145,6 +146,18 @@ class CpuBackend final : public Backend {
                   src.Rows(row, 1).data, static_cast<size_t>(src.cols * element));
     }
     return absl::OkStatus();
+  }
+
+  absl::Status FillNormal(const NormalWindow& window, double sigma, TensorView out) override {
+    const kernels::NormalParams<float> params = {.seed = window.seed,
+                                                 .stream = window.stream,
+                                                 .row_begin = window.row_begin,
+                                                 .col_begin = window.col_begin,
+                                                 .num_rows = out.rows,
+                                                 .num_cols = out.cols,
+                                                 .sigma = static_cast<float>(sigma),
+                                                 .out = out.f32()};
+    return ToStatus(kernels::NormalCpu(params, parallel_), "normal", Sizes(out, out));
   }
 
   int64_t KvLayerBlockBytes(const KvShape& shape) const override {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "worker/model/bfloat16.h"
 #include "worker/model/qwen2_tensors.h"
 
 namespace longhaul::worker::model {
@@ -28,13 +29,6 @@ float Float16ToFloat(uint16_t half) {
     return sign != 0 ? -magnitude : magnitude;
   }
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
-}
-
-// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
-uint16_t FloatToBFloat16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
 // The element at `from` as fp32.
@@ -77,19 +71,56 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-class Loader {
+// The tensors of a checkpoint that CheckQwen2Tensors has passed.
+class StoredWeights final : public WeightSource {
  public:
-  Loader(const ModelConfig& config, const Checkpoint& checkpoint, const WeightRange& range,
+  StoredWeights(const Checkpoint& checkpoint, backend::Backend& backend)
+      : checkpoint_(checkpoint), backend_(backend) {}
+
+  absl::Status Fill(const std::string& name, int64_t row_begin, int64_t col_begin,
+                    TensorView to) override {
+    const StoredTensor& stored = *checkpoint_.entries().find(name)->second.tensor;
+    const int64_t cols = stored.shape.size() == 1 ? 1 : stored.shape.back();
+    if (to.cols == cols) return Copy(stored, row_begin * cols, to);
+    for (int64_t row = 0; row < to.rows; ++row) {
+      RETURN_IF_ERROR(Copy(stored, (row_begin + row) * cols + col_begin, to.Rows(row, 1)));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // Fills `to` with a stored tensor's elements from `begin` on.
+  absl::Status Copy(const StoredTensor& stored, int64_t begin, TensorView to) {
+    if (IsSame(stored.type, to.dtype)) {
+      return backend_.CopyToDevice(stored.data.data() + begin * DTypeBytes(to.dtype), to);
+    }
+    const int64_t element = DTypeBytes(to.dtype);
+    staging_.resize(static_cast<size_t>(kStagingElements * element));
+    for (int64_t done = 0; done < to.size(); done += kStagingElements) {
+      const int64_t now = std::min(kStagingElements, to.size() - done);
+      Convert(stored, begin + done, now, to.dtype, staging_.data());
+      uint8_t* const device = static_cast<uint8_t*>(to.data) + done * element;
+      RETURN_IF_ERROR(backend_.CopyToDevice(staging_.data(), {device, to.dtype, 1, now}));
+    }
+    return absl::OkStatus();
+  }
+
+  const Checkpoint& checkpoint_;
+  backend::Backend& backend_;
+  std::vector<uint8_t> staging_;
+};
+
+// Lays a range's tensors out on a device.
+class Layout {
+ public:
+  Layout(const ModelConfig& config, const WeightRange& range, WeightSource& source,
          backend::Backend& backend)
-      : config_(config),
-        checkpoint_(checkpoint),
-        backend_(backend),
-        dtype_(backend.activation_dtype()) {
+      : config_(config), source_(source), backend_(backend), dtype_(backend.activation_dtype()) {
     CHECK(dtype_ == DType::kFloat32 || dtype_ == DType::kBFloat16);
     weights_.range = range;
   }
 
-  absl::StatusOr<Weights> Load() {
+  absl::StatusOr<Weights> Fill() {
     const WeightRange& range = weights_.range;
     const bool last = range.layer_end == config_.num_layers;
     const bool needs_embedding = range.layer_begin == 0;
@@ -98,7 +129,7 @@ class Loader {
       ASSIGN_OR_RETURN(weights_.embedding, VocabularyRows("model.embed_tokens.weight", zeros));
     }
     for (int32_t layer = range.layer_begin; layer < range.layer_end; ++layer) {
-      RETURN_IF_ERROR(LoadLayer(layer));
+      RETURN_IF_ERROR(FillLayer(layer));
     }
     if (last) {
       ASSIGN_OR_RETURN(weights_.final_norm, Norm("model.norm.weight"));
@@ -115,8 +146,9 @@ class Loader {
   }
 
  private:
-  absl::Status LoadLayer(int32_t index) {
+  absl::Status FillLayer(int32_t index) {
     const auto name = [index](const char* suffix) { return LayerTensorName(index, suffix); };
+    const int64_t hidden = config_.hidden_size;
     const Range q = Shard(int64_t{config_.num_heads} * config_.head_dim);
     const Range kv = Shard(int64_t{config_.num_kv_heads} * config_.head_dim);
     const Range inner = Shard(config_.intermediate_size);
@@ -124,15 +156,18 @@ class Loader {
     ASSIGN_OR_RETURN(layer.input_norm, Norm(name("input_layernorm.weight")));
     ASSIGN_OR_RETURN(layer.qkv.weight, Stacked({{name("self_attn.q_proj.weight"), q},
                                                 {name("self_attn.k_proj.weight"), kv},
-                                                {name("self_attn.v_proj.weight"), kv}}));
+                                                {name("self_attn.v_proj.weight"), kv}},
+                                               hidden));
     ASSIGN_OR_RETURN(layer.qkv.bias, Stacked({{name("self_attn.q_proj.bias"), q},
                                               {name("self_attn.k_proj.bias"), kv},
-                                              {name("self_attn.v_proj.bias"), kv}}));
+                                              {name("self_attn.v_proj.bias"), kv}},
+                                             1));
     layer.qkv.bias = {layer.qkv.bias.data, dtype_, 1, layer.qkv.bias.rows};
     ASSIGN_OR_RETURN(layer.out.weight, Columns(name("self_attn.o_proj.weight"), q));
     ASSIGN_OR_RETURN(layer.post_attention_norm, Norm(name("post_attention_layernorm.weight")));
     ASSIGN_OR_RETURN(layer.gate_up.weight, Stacked({{name("mlp.gate_proj.weight"), inner},
-                                                    {name("mlp.up_proj.weight"), inner}}));
+                                                    {name("mlp.up_proj.weight"), inner}},
+                                                   hidden));
     ASSIGN_OR_RETURN(layer.down.weight, Columns(name("mlp.down_proj.weight"), inner));
     weights_.layers.push_back(layer);
     return absl::OkStatus();
@@ -152,10 +187,6 @@ class Loader {
     return {VocabularyBegin(config_, rank, size), VocabularyBegin(config_, rank + 1, size)};
   }
 
-  const StoredTensor& Stored(const std::string& name) const {
-    return *checkpoint_.entries().find(name)->second.tensor;  // there: the table was checked
-  }
-
   absl::StatusOr<TensorView> NewTensor(int64_t rows, int64_t cols, DType dtype) {
     TensorView tensor{nullptr, dtype, rows, cols};
     ASSIGN_OR_RETURN(backend::DeviceBuffer buffer, backend_.Allocate(tensor.bytes()));
@@ -165,40 +196,23 @@ class Loader {
     return tensor;
   }
 
-  // Fills `to` with a stored tensor's elements from `begin` on.
-  absl::Status Copy(const StoredTensor& stored, int64_t begin, TensorView to) {
-    if (IsSame(stored.type, to.dtype)) {
-      return backend_.CopyToDevice(stored.data.data() + begin * DTypeBytes(to.dtype), to);
-    }
-    const int64_t element = DTypeBytes(to.dtype);
-    staging_.resize(static_cast<size_t>(kStagingElements * element));
-    for (int64_t done = 0; done < to.size(); done += kStagingElements) {
-      const int64_t now = std::min(kStagingElements, to.size() - done);
-      Convert(stored, begin + done, now, to.dtype, staging_.data());
-      uint8_t* const device = static_cast<uint8_t*>(to.data) + done * element;
-      RETURN_IF_ERROR(backend_.CopyToDevice(staging_.data(), {device, to.dtype, 1, now}));
-    }
-    return absl::OkStatus();
-  }
-
   // The weights of a norm.
   absl::StatusOr<TensorView> Norm(const std::string& name) {
-    const StoredTensor& stored = Stored(name);
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(1, stored.size(), DType::kFloat32));
-    RETURN_IF_ERROR(Copy(stored, 0, tensor));
+    const int64_t size = config_.hidden_size;
+    ASSIGN_OR_RETURN(const TensorView tensor, NewTensor(1, size, DType::kFloat32));
+    RETURN_IF_ERROR(source_.Fill(name, 0, 0, {tensor.data, tensor.dtype, size, 1}));
     return tensor;
   }
 
-  // Rows of several tensors, one below the other; a vector counts as a column.
-  absl::StatusOr<TensorView> Stacked(const std::vector<std::pair<std::string, Range>>& parts) {
+  // Rows of several tensors, one below the other.
+  absl::StatusOr<TensorView> Stacked(const std::vector<std::pair<std::string, Range>>& parts,
+                                     int64_t cols) {
     int64_t rows = 0;
     for (const auto& [name, range] : parts) rows += range.size();
-    const std::vector<int64_t>& shape = Stored(parts.front().first).shape;
-    const int64_t cols = shape.size() == 1 ? 1 : shape.back();
     ASSIGN_OR_RETURN(TensorView tensor, NewTensor(rows, cols, dtype_));
     int64_t row = 0;
     for (const auto& [name, range] : parts) {
-      RETURN_IF_ERROR(Copy(Stored(name), range.begin * cols, tensor.Rows(row, range.size())));
+      RETURN_IF_ERROR(source_.Fill(name, range.begin, 0, tensor.Rows(row, range.size())));
       row += range.size();
     }
     return tensor;
@@ -206,35 +220,26 @@ class Loader {
 
   // This shard's rows of a matrix with a row a token, then rows of zeros.
   absl::StatusOr<TensorView> VocabularyRows(const std::string& name, int64_t zero_rows) {
-    const StoredTensor& stored = Stored(name);
     const Range ids = Vocabulary();
-    const int64_t cols = stored.shape.back();
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(ids.size() + zero_rows, cols, dtype_));  // zeroed
-    RETURN_IF_ERROR(Copy(stored, ids.begin * cols, tensor.Rows(0, ids.size())));
+    ASSIGN_OR_RETURN(TensorView tensor,
+                     NewTensor(ids.size() + zero_rows, config_.hidden_size, dtype_));  // zeroed
+    RETURN_IF_ERROR(source_.Fill(name, ids.begin, 0, tensor.Rows(0, ids.size())));
     return tensor;
   }
 
-  // Columns of a matrix.
+  // Columns of a matrix with a row for each element of the residual stream.
   absl::StatusOr<TensorView> Columns(const std::string& name, Range columns) {
-    const StoredTensor& stored = Stored(name);
-    const int64_t rows = stored.shape.front();
-    ASSIGN_OR_RETURN(TensorView tensor, NewTensor(rows, columns.size(), dtype_));
-    if (columns.size() == stored.shape.back()) {
-      RETURN_IF_ERROR(Copy(stored, 0, tensor));
-      return tensor;
-    }
-    for (int64_t row = 0; row < rows; ++row) {
-      RETURN_IF_ERROR(Copy(stored, row * stored.shape.back() + columns.begin, tensor.Rows(row, 1)));
-    }
+    ASSIGN_OR_RETURN(const TensorView tensor,
+                     NewTensor(config_.hidden_size, columns.size(), dtype_));
+    RETURN_IF_ERROR(source_.Fill(name, 0, columns.begin, tensor));
     return tensor;
   }
 
   const ModelConfig& config_;
-  const Checkpoint& checkpoint_;
+  WeightSource& source_;
   backend::Backend& backend_;
   const DType dtype_;
   Weights weights_;
-  std::vector<uint8_t> staging_;
 };
 
 // "1, 2, 4"
@@ -299,11 +304,17 @@ int64_t WeightBytes(const ModelConfig& config, const WeightRange& range, DType d
   return elements * DTypeBytes(dtype) + norms * DTypeBytes(DType::kFloat32);
 }
 
+absl::StatusOr<Weights> MakeWeights(const ModelConfig& config, const WeightRange& range,
+                                    WeightSource& source, backend::Backend& backend) {
+  RETURN_IF_ERROR(CheckRange(config, range));
+  return Layout(config, range, source, backend).Fill();
+}
+
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const WeightRange& range, backend::Backend& backend) {
-  RETURN_IF_ERROR(CheckRange(config, range));
   RETURN_IF_ERROR(CheckQwen2Tensors(config, checkpoint));
-  return Loader(config, checkpoint, range, backend).Load();
+  StoredWeights source(checkpoint, backend);
+  return MakeWeights(config, range, source, backend);
 }
 
 }  // namespace longhaul::worker::model

@@ -8,6 +8,7 @@
 #include "worker/backend/backend.h"
 #include "worker/backend/device_buffer.h"
 #include "worker/model/checkpoint.h"
+#include "worker/model/weight_source.h"
 #include "worker/tensor.h"
 
 namespace longhaul::worker::model {
@@ -52,11 +53,15 @@ struct Weights {
 // Bytes of a range's weights where activations are of type `dtype`: Weights::bytes, beforehand.
 int64_t WeightBytes(const ModelConfig& config, const WeightRange& range, DType dtype);
 
+// A range's weights from any source. Errors: those of the source, kInvalidArgument (a range outside
+// the model, a number of shards that does not divide it), kResourceExhausted (memory).
+absl::StatusOr<Weights> MakeWeights(const ModelConfig& config, const WeightRange& range,
+                                    WeightSource& source, backend::Backend& backend);
+
 // Checks the whole checkpoint against the configuration (see CheckQwen2Tensors), then loads a
 // range: the bytes of other stages and shards are not read. A tensor stored in the type that it has
 // on the device is copied as it is, others are converted, rounded to nearest even. Errors:
-// kInvalidArgument (tensors, a range outside the model, a number of shards that does not divide
-// it), kResourceExhausted (memory).
+// kInvalidArgument (tensors), those of MakeWeights.
 absl::StatusOr<Weights> LoadWeights(const ModelConfig& config, const Checkpoint& checkpoint,
                                     const WeightRange& range, backend::Backend& backend);
 

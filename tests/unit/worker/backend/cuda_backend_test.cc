@@ -126,6 +126,23 @@ TEST_F(CudaBackendTest, CopiesColumnsBesideOthers) {
               StatusIs(absl::StatusCode::kInternal, HasSubstr("[2, 2] and [2, 4]")));
 }
 
+TEST_F(CudaBackendTest, RandomNumbersAreTheCpusRounded) {
+  const auto cpu = MakeCpuBackend(1);
+  for (const int64_t cols : {264, 13}) {
+    const NormalWindow window = {
+        .seed = std::random_device()(), .stream = 7, .row_begin = 1000, .col_begin = 88};
+    std::vector<float> want(static_cast<size_t>(37 * cols), NAN);
+    ASSERT_OK(cpu->FillNormal(window, 0.02, {want.data(), DType::kFloat32, 37, cols}));
+    const TensorView out = Halves(std::vector<float>(want.size(), -1), 37);
+    ASSERT_OK(backend_->FillNormal(window, 0.02, out));
+    const std::vector<float> got = HostHalves(out);
+    for (size_t i = 0; i < want.size(); ++i) {
+      // Half an ulp of bf16, and the functions' own rounding.
+      ASSERT_NEAR(got[i], want[i], 0.003908 * std::abs(want[i]) + 1e-7) << window.seed << " " << i;
+    }
+  }
+}
+
 TEST_F(CudaBackendTest, LinearWritesEitherType) {
   // Exact in bf16.
   std::vector<float> x(16);
