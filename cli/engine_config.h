@@ -11,6 +11,7 @@ namespace longhaul::cli {
 // carry vLLM's names where the thing is the same.
 struct EngineConfig {
   std::string served_model_name;
+  std::string load_format = "auto";
   int32_t groups = 1;
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
@@ -41,6 +42,9 @@ template <typename V>
 void VisitFields(V&& v, EngineConfig& c) {
   v("served-model-name", c.served_model_name,
     "The model's name in the APIs; empty = its directory's name.");
+  v("load-format", c.load_format, OneOf{{"auto", "dummy"}},
+    "Where weights come from; auto = the model's safetensors files, dummy = random numbers, for "
+    "measurements without any.");
   v("groups", c.groups, Bounds{1, 64}, "Groups, each with a copy of the model.");
   v("tensor-parallel-size", c.tensor_parallel_size, Bounds{1, 256},
     "Ranks of a group that share each layer; divides the model's KV heads.");

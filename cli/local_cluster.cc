@@ -46,6 +46,8 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
                                     config.layer_split,
                                     "--ranks-on-host",
                                     absl::StrCat(ranks),
+                                    "--load-format",
+                                    config.load_format,
                                     "--device",
                                     config.device,
                                     "--gpu-memory-utilization",

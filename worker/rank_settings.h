@@ -10,6 +10,7 @@ namespace longhaul::worker {
 // What a leader hands on to each of its ranks as it is: the settings that both programs have.
 struct RankSettings {
   std::string model;
+  std::string load_format = "auto";
   std::string device = "cpu";
   int32_t tensor_parallel_size = 1;
   int32_t pipeline_parallel_size = 1;
@@ -33,6 +34,9 @@ struct RankSettings {
 template <typename V>
 void VisitFields(V&& v, RankSettings& c) {
   v("model", c.model, "Directory of the model: config.json and safetensors files.");
+  v("load-format", c.load_format, OneOf{{"auto", "dummy"}},
+    "Where weights come from; auto = the model's safetensors files, dummy = random numbers, for "
+    "measurements without any.");
   v("device", c.device, OneOf{{"cpu", "cuda"}}, "What a rank computes on.");
   v("tensor-parallel-size", c.tensor_parallel_size, Bounds{1, 256},
     "Ranks that share each layer; divides the model's KV heads.");

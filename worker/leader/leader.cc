@@ -71,7 +71,9 @@ absl::StatusOr<LeaderModel> LeaderModel::Load(const LeaderConfig& config) {
                                      .layer_split = config.layer_split},
                                     model));
   ASSIGN_OR_RETURN(const GenerationDefaults defaults, GenerationDefaults::Load(config.model));
-  ASSIGN_OR_RETURN(const Digest digest, model::ModelDigest(config.model));
+  ASSIGN_OR_RETURN(const Digest digest, config.load_format == "dummy"
+                                            ? model::DummyModelDigest(config.model)
+                                            : model::ModelDigest(config.model));
   PrefixIdentity identity = {.model = digest,
                              .kv_dtype = config.kv_cache_dtype == "bf16" ? "bf16" : "fp32",
                              .attention_mode = "rope",

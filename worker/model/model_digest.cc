@@ -37,19 +37,24 @@ void UpdateSample(SipHasher& hash, std::span<const uint8_t> data) {
   hash.Update(data.subspan(last, kWindowBytes));
 }
 
+absl::StatusOr<std::string> ReadFile(const std::string& model_dir, const std::string& name) {
+  const std::string path = (std::filesystem::path(model_dir) / name).string();
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream content;
+  if (!file || !(content << file.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be read"));
+  }
+  return content.str();
+}
+
 }  // namespace
 
 absl::StatusOr<Digest> ModelDigest(const std::string& model_dir) {
-  const std::string config_path = (std::filesystem::path(model_dir) / "config.json").string();
-  std::ifstream file(config_path, std::ios::binary);
-  std::ostringstream config;
-  if (!file || !(config << file.rdbuf())) {
-    return absl::NotFoundError(absl::StrCat(config_path, ": cannot be read"));
-  }
+  ASSIGN_OR_RETURN(const std::string config, ReadFile(model_dir, "config.json"));
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, Checkpoint::Open(model_dir));
   SipHasher hash(Digest{});
   UpdateText(hash, "longhaul model digest 1");
-  UpdateText(hash, config.str());
+  UpdateText(hash, config);
   for (const auto& [name, entry] : checkpoint.entries()) {
     UpdateText(hash, name);
     UpdateText(hash, StoredTypeName(entry.tensor->type));
@@ -62,6 +67,16 @@ absl::StatusOr<Digest> ModelDigest(const std::string& model_dir) {
   // Version 1 has the two words in this machine's order, not in the published one.
   const Digest digest = hash.Finish();
   return Digest{.high = __builtin_bswap64(digest.high), .low = __builtin_bswap64(digest.low)};
+}
+
+absl::StatusOr<Digest> DummyModelDigest(const std::string& model_dir) {
+  ASSIGN_OR_RETURN(const std::string config, ReadFile(model_dir, "config.json"));
+  const absl::StatusOr<std::string> tokenizer = ReadFile(model_dir, "tokenizer.json");
+  SipHasher hash(Digest{});
+  UpdateText(hash, "longhaul dummy model digest 1");
+  UpdateText(hash, config);
+  UpdateText(hash, tokenizer.ok() ? *tokenizer : "");
+  return hash.Finish();
 }
 
 }  // namespace longhaul::worker::model

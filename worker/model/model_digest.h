@@ -14,4 +14,8 @@ namespace longhaul::worker::model {
 // Checkpoint::Open; kNotFound if there is no config.json.
 absl::StatusOr<Digest> ModelDigest(const std::string& model_dir);
 
+// The same for a model with dummy weights, which follow from config.json: that and tokenizer.json,
+// if there is one. No other model has such a digest.
+absl::StatusOr<Digest> DummyModelDigest(const std::string& model_dir);
+
 }  // namespace longhaul::worker::model

@@ -23,6 +23,7 @@
 #include "worker/backend/host_memory.h"
 #include "worker/group_shape.h"
 #include "worker/model/checkpoint.h"
+#include "worker/model/dummy_weights.h"
 #include "worker/model/model_digest.h"
 #include "worker/model/qwen2.h"
 #include "worker/model/qwen2_tensors.h"
@@ -65,7 +66,7 @@ model::AttentionOptions AttentionOf(const RankConfig& config) {
 class Worker {
  public:
   Worker(const RankConfig& config, const ModelConfig& model_config, const GroupShape& shape,
-         const model::Checkpoint& checkpoint, RankDevice device)
+         const model::Checkpoint* checkpoint, RankDevice device)
       : config_(config),
         model_config_(model_config),
         shape_(shape),
@@ -219,7 +220,9 @@ class Worker {
         << "connecting with the group";
     const int32_t shards = shape_.tensor_parallel_size();
     ASSIGN_OR_RETURN(model::Weights weights,
-                     model::LoadWeights(model_config_, checkpoint_, Range(), *backend_));
+                     checkpoint_ == nullptr
+                         ? model::MakeDummyWeights(model_config_, Range(), *backend_)
+                         : model::LoadWeights(model_config_, *checkpoint_, Range(), *backend_));
     const int64_t weight_bytes = weights.bytes;
     ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(*backend_, kv_shape_,
                                                     layers_.end - layers_.begin, place.kv_blocks));
@@ -267,7 +270,7 @@ class Worker {
   const ModelConfig& model_config_;
   const GroupShape shape_;
   const GroupShape::Layers layers_;
-  const model::Checkpoint& checkpoint_;
+  const model::Checkpoint* const checkpoint_;  // null: dummy weights
   const backend::KvShape kv_shape_;
   const bool has_own_memory_;  // the backend, for this rank alone
   const SystemClock clock_;
@@ -300,9 +303,15 @@ void LogStacks() {
 
 absl::Status RunRank(const RankConfig& config, const std::string& secret, std::stop_token stop) {
   ASSIGN_OR_RETURN(const ModelConfig model_config, ModelConfig::Load(config.model));
-  ASSIGN_OR_RETURN(const model::Checkpoint checkpoint, model::Checkpoint::Open(config.model));
-  RETURN_IF_ERROR(model::CheckQwen2Tensors(model_config, checkpoint));
-  ASSIGN_OR_RETURN(const Digest digest, model::ModelDigest(config.model));
+  std::optional<model::Checkpoint> checkpoint;  // none with dummy weights
+  Digest digest;
+  if (config.load_format == "dummy") {
+    ASSIGN_OR_RETURN(digest, model::DummyModelDigest(config.model));
+  } else {
+    ASSIGN_OR_RETURN(checkpoint, model::Checkpoint::Open(config.model));
+    RETURN_IF_ERROR(model::CheckQwen2Tensors(model_config, *checkpoint));
+    ASSIGN_OR_RETURN(digest, model::ModelDigest(config.model));
+  }
 
   ASSIGN_OR_RETURN(const GroupShape shape,
                    GroupShape::Make({.tensor_parallel_size = config.tensor_parallel_size,
@@ -315,7 +324,8 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   }
 
   ASSIGN_OR_RETURN(RankDevice device, MakeRankDevice(config, shape));
-  Worker worker(config, model_config, shape, checkpoint, std::move(device));
+  Worker worker(config, model_config, shape, checkpoint ? &*checkpoint : nullptr,
+                std::move(device));
   ASSIGN_OR_RETURN(const KvBudget budget, worker.BudgetBlocks());
   ASSIGN_OR_RETURN(const OffloadBudget offload, worker.BudgetSlots());
   std::unique_ptr<MetricsServer> metrics_server;

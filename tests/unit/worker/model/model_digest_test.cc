@@ -1,5 +1,6 @@
 #include "worker/model/model_digest.h"
 
+#include <filesystem>
 #include <fstream>
 
 #include "tests/testing/paths.h"
@@ -54,9 +55,28 @@ TEST(ModelDigest, SeesFirstAndLastBytesOfEveryTensor) {
   EXPECT_NE(changed, digest);
 }
 
+TEST(DummyModelDigest, IsThatOfConfigurationAndTokenizer) {
+  const TempDir folder;
+  TinyModel{}.Write(folder.path());
+  ASSERT_OK_AND_ASSIGN(const Digest stored, ModelDigest(folder.path()));
+  ASSERT_OK_AND_ASSIGN(const Digest digest, DummyModelDigest(folder.path()));
+  EXPECT_NE(digest, stored);
+  std::filesystem::remove(folder.path() + "/model.safetensors");
+  ASSERT_OK_AND_ASSIGN(const Digest without_weights, DummyModelDigest(folder.path()));
+  EXPECT_EQ(without_weights, digest);
+  std::ofstream(folder.path() + "/tokenizer.json") << "{}";
+  ASSERT_OK_AND_ASSIGN(const Digest with_tokenizer, DummyModelDigest(folder.path()));
+  EXPECT_NE(with_tokenizer, digest);
+  std::ofstream(folder.path() + "/config.json", std::ios::app) << "\n";
+  ASSERT_OK_AND_ASSIGN(const Digest changed, DummyModelDigest(folder.path()));
+  EXPECT_NE(changed, with_tokenizer);
+}
+
 TEST(ModelDigest, NeedsAConfiguration) {
   const TempDir folder;
   EXPECT_THAT(ModelDigest(folder.path()).status(),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("config.json")));
+  EXPECT_THAT(DummyModelDigest(folder.path()).status(),
               StatusIs(absl::StatusCode::kNotFound, HasSubstr("config.json")));
 }
 

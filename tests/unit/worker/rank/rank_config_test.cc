@@ -25,6 +25,7 @@ TEST(RankConfig, FlagsHaveTheNamesThatLeadersUse) {
                                     {"ranks-on-host", "8"},
                                     {"comm-host", "10.0.0.1"},
                                     {"comm-interface", "eth1"},
+                                    {"load-format", "dummy"},
                                     {"device", "cpu"},
                                     {"cuda-device", "3"},
                                     {"gpu-memory-utilization", "0.8"},
