@@ -64,6 +64,7 @@ std::vector<std::string> LeaderFlags(const EngineConfig& config) {
                                     absl::StrCat(config.warm_up_seconds),
                                     "--cost-model-dir",
                                     config.cost_model_dir};
+  if (config.enforce_eager) flags.emplace_back("--enforce-eager=true");
   if (!config.enable_prefix_caching) flags.emplace_back("--enable-prefix-caching=false");
   auto add = [&flags](const char* name, auto value) {
     if (value == 0) return;

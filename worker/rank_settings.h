@@ -22,6 +22,7 @@ struct RankSettings {
   int32_t max_num_seqs = 64;
   std::string kv_cache_dtype = "auto";
   double kv_cache_gib = 0;
+  bool enforce_eager = false;
   double gpu_memory_utilization = 0.92;
   double kv_offload_gib = 0;
   double kv_offload_disk_gib = 32;
@@ -62,6 +63,8 @@ void VisitFields(V&& v, RankSettings& c) {
     "Memory for the KV cache of a rank, GiB; 0 = on the CPU one prompt of the model's full length "
     "and some short ones, at most the rank's share of half of the memory that is free; on a CUDA "
     "device what gpu-memory-utilization leaves beside weights and activations.");
+  v("enforce-eager", c.enforce_eager,
+    "Decode steps on a CUDA device launch their kernels one by one, without CUDA graphs.");
   v("gpu-memory-utilization", c.gpu_memory_utilization, Bounds{0.01, 1},
     "Part of a CUDA device's free memory that its rank takes for weights, activations and KV "
     "cache.");

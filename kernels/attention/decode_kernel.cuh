@@ -124,6 +124,7 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const DecodeSplit split = p.splits[blockIdx.y];
+  if (split.block_begin >= split.block_end) return;  // one that fills up a plan
   const int32_t* table = p.block_tables + split.table_begin;
   const KeyTiles keys(split.position, p.chunk_len, kBlockTokens);
   const int64_t head_offset = blockIdx.x * p.head_bytes;

@@ -96,7 +96,8 @@ DecodePlan PlanDecode(std::span<const SequenceQueries> sequences);
 // Scratch of DecodeAttentionCuda, device memory, 16-byte aligned.
 int64_t DecodeWorkspaceBytes(const PagedAttentionParams& p, int32_t num_splits);
 
-// `splits` and `rows` are a plan's, in device memory. Hq / Hkv at most 16. Errors as above.
+// `splits` and `rows` are a plan's, in device memory. Splits without blocks do nothing: with them
+// plans of about the same size are launched alike. Hq / Hkv at most 16. Errors as above.
 KernelStatus DecodeAttentionCuda(const PagedAttentionParams& p, const DecodeSplit* splits,
                                  int32_t num_splits, const DecodeRow* rows, int32_t num_rows,
                                  void* workspace, DeviceStream stream);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/sampling_params.h"
@@ -126,6 +127,13 @@ class Backend {
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
   // Waits for all work that was enqueued; its error, if it had one.
   virtual absl::Status Finish() = 0;
+  // Does what `enqueue` does with ops of this backend over a plan's rows, perhaps by launching what
+  // it has recorded of an earlier call: so `tag` names all that the work hangs on besides the plan,
+  // addresses of matrices and layers. `enqueue` asks nothing of the device and copies nothing.
+  virtual absl::Status Repeat(const RowPlan& /*plan*/, std::span<const uint64_t> /*tag*/,
+                              absl::FunctionRef<absl::Status()> enqueue) {
+    return enqueue();
+  }
   // dst[t][column + i] = src[t][i]; columns [column, column + src.cols) lie within dst.
   virtual absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) = 0;
   // out[r][c] = sigma * element (row_begin + r, col_begin + c), of activation_dtype(). The same on

@@ -23,6 +23,7 @@
 #include "kernels/random/normal.h"
 #include "kernels/rope/rope_qkv_paged.h"
 #include "kernels/rope/rope_table.h"
+#include "worker/backend/cuda_graphs.h"
 #include "worker/backend/cuda_memory.h"
 #include "worker/backend/cuda_sampling.h"
 #include "worker/backend/kernel_status.h"
@@ -77,6 +78,25 @@ class CudaRowPlan final : public RowPlan {
     return rows.has_inter() ? AnglesOf(inter_) : kernels::RopeAngles{};
   }
 
+  // All of the plan that launches of a layer's ops hang on.
+  CudaGraphs::Key Key() const {
+    CudaGraphs::Key key = {arrays_.address(), static_cast<uint64_t>(rows.num_rows()),
+                           static_cast<uint64_t>(chunk_len), static_cast<uint64_t>(rows.has_succ()),
+                           static_cast<uint64_t>(rows.has_inter())};
+    for (const Angles* angles : {&intra_, &succ_, &inter_}) {
+      key.push_back(angles->buffer.address());
+      key.push_back(static_cast<uint64_t>(angles->sin_offset));
+    }
+    const PackedRows::Arrays& arrays = rows.arrays();
+    for (const PackedRows::Array& array :
+         {arrays.query_scale, arrays.slots, arrays.num_empty, arrays.splits, arrays.decode_rows}) {
+      key.push_back(static_cast<uint64_t>(array.offset));
+      key.push_back(static_cast<uint64_t>(array.count));
+    }
+    key.push_back(static_cast<uint64_t>(arrays.block_tables.offset));
+    return key;
+  }
+
   PackedRows rows;
   int64_t chunk_len = 0;
 
@@ -121,14 +141,14 @@ const CudaRowPlan& PlanOf(const RowPlan& plan) { return static_cast<const CudaRo
 
 class CudaBackend final : public Backend {
  public:
-  static absl::StatusOr<std::unique_ptr<Backend>> Create(int device) {
+  static absl::StatusOr<std::unique_ptr<Backend>> Create(int device, const CudaOptions& options) {
     int count = 0;
     RETURN_IF_ERROR(CudaStatus(cudaGetDeviceCount(&count), "looking for CUDA devices"));
     if (device < 0 || device >= count) {
       return absl::FailedPreconditionError(
           absl::StrCat("CUDA device ", device, " of ", count, " on this host, from 0"));
     }
-    std::unique_ptr<CudaBackend> backend(new CudaBackend(device));
+    std::unique_ptr<CudaBackend> backend(new CudaBackend(device, options));
     RETURN_IF_ERROR(backend->Open()) << "CUDA device " << device;
     return std::unique_ptr<Backend>(std::move(backend));
   }
@@ -186,6 +206,17 @@ class CudaBackend final : public Backend {
   absl::Status Finish() override {
     RETURN_IF_ERROR(Enter());
     return CudaStatus(cudaStreamSynchronize(stream_), "work on the device");
+  }
+
+  absl::Status Repeat(const RowPlan& row_plan, std::span<const uint64_t> tag,
+                      absl::FunctionRef<absl::Status()> enqueue) override {
+    RETURN_IF_ERROR(Enter());
+    const CudaRowPlan& plan = PlanOf(row_plan);
+    if (!options_.graphs || !plan.rows.is_decode()) return enqueue();
+    CudaGraphs::Key key = plan.Key();
+    key.push_back(decode_workspace_.address());
+    key.insert(key.end(), tag.begin(), tag.end());
+    return graphs_.Run(key, stream_, enqueue);
   }
 
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
@@ -373,7 +404,7 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  explicit CudaBackend(int device) : device_(device) {}
+  CudaBackend(int device, const CudaOptions& options) : device_(device), options_(options) {}
 
   absl::Status Open() {
     RETURN_IF_ERROR(Enter());
@@ -412,6 +443,7 @@ class CudaBackend final : public Backend {
   kernels::DeviceStream stream() const { return {stream_}; }
 
   const int device_;
+  const CudaOptions options_;
   mutable std::thread::id thread_;  // that called last
   std::string name_;
   cudaStream_t stream_ = nullptr;
@@ -419,13 +451,14 @@ class CudaBackend final : public Backend {
   UploadBuffer uploads_[2];
   int next_upload_ = 0;
   GrowingDeviceBuffer decode_workspace_;
+  CudaGraphs graphs_;
   CudaSampling sampling_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
-  return CudaBackend::Create(device);
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device, const CudaOptions& options) {
+  return CudaBackend::Create(device, options);
 }
 
 }  // namespace longhaul::worker::backend

@@ -26,6 +26,7 @@ class GrowingDeviceBuffer {
   // At least `bytes`, at least twice as many as before if that is more. What was in it is lost.
   absl::Status Reserve(int64_t bytes, cudaStream_t stream);
   uint8_t* data() const { return buffer_.data(); }
+  uint64_t address() const { return reinterpret_cast<uintptr_t>(buffer_.data()); }
 
  private:
   DeviceBuffer buffer_;

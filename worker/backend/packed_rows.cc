@@ -39,6 +39,7 @@ void PackedRows::Pack(const RotaryRule& rule, const UnitRows& rows) {
   max_id_ = ids_.empty() ? -1 : *std::ranges::max_element(ids_);
   tiles_ = kernels::PlanPrefill(prefills_);
   decode_ = kernels::PlanDecode(decodes_);
+  if (!decode_.splits.empty()) decode_.splits.resize(std::bit_ceil(decode_.splits.size()));
   Place();
 }
 

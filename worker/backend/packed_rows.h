@@ -14,7 +14,8 @@ namespace longhaul::worker::backend {
 //
 // Host side only: knows no device. Where an array begins depends on how many entries each array
 // has, rounded up to a power of two: a unit of about the same size has its arrays in the same
-// places. Sequences with one row are decoded, others are prefilled. Not thread-safe.
+// places, and as many splits of decoded rows (filled up with empty ones). Sequences with one row
+// are decoded, others are prefilled. Not thread-safe.
 class PackedRows {
  public:
   // `count` entries from byte `offset` of the block on.
@@ -43,6 +44,8 @@ class PackedRows {
   void Write(uint8_t* out) const;
 
   int64_t num_rows() const { return static_cast<int64_t>(positions_.size()); }
+  // Whether all sequences have one row.
+  bool is_decode() const { return prefills_.empty(); }
   // Whether a row lies in a segment behind the first, or the second.
   bool has_succ() const { return has_succ_; }
   bool has_inter() const { return has_inter_; }

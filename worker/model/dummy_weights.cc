@@ -206,6 +206,7 @@ class DummyWeights final : public WeightSource {
 
 absl::StatusOr<Weights> MakeDummyWeights(const ModelConfig& config, const WeightRange& range,
                                          backend::Backend& backend, const DummyRecipe& recipe) {
+  CHECK(recipe.bias_logit > 0) << "bias_logit=" << recipe.bias_logit;  // sinks are told by biases
   DummyWeights source(config, recipe, backend);
   return MakeWeights(config, range, source, backend);
 }

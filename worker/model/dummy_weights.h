@@ -20,7 +20,7 @@ struct DummyRecipe {
   double content_logit = 1;
   // What each of the D / 2 rotary frequencies adds to the logit at the distance that it prefers.
   // There it has biases of equal size for queries and keys.
-  double bias_logit = 0.15;
+  double bias_logit = 0.15;  // > 0
   // What a key of a sink adds to its logit, for any query, wherever it is.
   double sink_logit = 4;
 };

@@ -179,6 +179,17 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
   return backend_.Add(hidden, delta);
 }
 
+absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, Activations& activations,
+                              absl::FunctionRef<absl::Status()> run) {
+  if (sums_ != nullptr) return run();  // sums wait for other shards
+  const auto address = [](const void* p) {
+    return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p));
+  };
+  const uint64_t tag[] = {static_cast<uint64_t>(begin), static_cast<uint64_t>(end),
+                          address(activations.hidden_.data), address(scratch_.buffer.data())};
+  return backend_.Repeat(*activations.plan_, tag, run);
+}
+
 absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,
                                          const Activations& activations) {
   CHECK(weights_.lm_head.weight.data != nullptr) << "Logits on a stage without the head";

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "common/model_config.h"
 #include "common/types.h"
@@ -87,6 +88,11 @@ class Qwen2 {
   // One layer, absolute number within range(). kv is this layer's part of the cache, with the KV
   // heads of this shard.
   absl::Status RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations);
+  // Layers [begin, end) by calls of RunLayer that `run` makes: where the device has recorded them
+  // for a unit of the same kind, without the calls. `run` must do the same work for the same
+  // arguments.
+  absl::Status RunLayers(int32_t begin, int32_t end, Activations& activations,
+                         absl::FunctionRef<absl::Status()> run);
   // Waits until the device has done what RunLayer and Logits enqueued there.
   absl::Status Finish() { return backend_.Finish(); }
   // Last stage only: final norm and head of some rows. The result, [rows, V] of the whole

@@ -81,12 +81,16 @@ absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& 
   } else {
     ASSIGN_OR_RETURN(resident, TakeCut(unit, first));
   }
-  for (int32_t layer = first; layer < last; ++layer) {
-    if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("rank stops");
-    RETURN_IF_ERROR(
-        model_->RunLayer(layer, cache_.Layer(layer - range.layer_begin), resident.activations))
-        << "layer " << layer;
-  }
+  const auto run_layers = [&]() -> absl::Status {
+    for (int32_t layer = first; layer < last; ++layer) {
+      if (stop.load(std::memory_order_relaxed)) return absl::CancelledError("rank stops");
+      RETURN_IF_ERROR(
+          model_->RunLayer(layer, cache_.Layer(layer - range.layer_begin), resident.activations))
+          << "layer " << layer;
+    }
+    return absl::OkStatus();
+  };
+  RETURN_IF_ERROR(model_->RunLayers(first, last, resident.activations, run_layers));
   resident.next_layer = last;
   if (!sends && (!is_last() || last < range.layer_end)) {
     if (cut_.size() >= kMaxResident) {

@@ -21,7 +21,7 @@ int ThreadsOf(const RankConfig& config) {
 
 absl::StatusOr<std::unique_ptr<backend::Backend>> MakeCuda(const RankConfig& config) {
 #ifdef LONGHAUL_HAVE_CUDA
-  auto backend = backend::MakeCudaBackend(config.cuda_device);
+  auto backend = backend::MakeCudaBackend(config.cuda_device, {.graphs = !config.enforce_eager});
   RETURN_IF_ERROR(backend) << "--device cuda, --cuda-device " << config.cuda_device;
   return backend;
 #else

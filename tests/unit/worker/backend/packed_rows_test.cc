@@ -1,6 +1,7 @@
 #include "worker/backend/packed_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <numeric>
 #include <random>
@@ -129,7 +130,9 @@ TEST(PackedRows, DecodeSequencesOfOneRowAndPrefillOthers) {
   EXPECT_EQ(decoded[0].row, 0);
   EXPECT_EQ(decoded[1].row, 201);
   const auto splits = written.Array<kernels::DecodeSplit>(rows.arrays().splits);
+  EXPECT_TRUE(std::has_single_bit(splits.size())) << splits.size();
   for (const kernels::DecodeSplit& split : splits) {
+    if (split.block_end == 0) continue;  // fills up
     EXPECT_EQ(split.table_begin, split.row == 0 ? 0 : 5);
     EXPECT_EQ(split.position, split.row == 0 ? 700 : 0);
   }
