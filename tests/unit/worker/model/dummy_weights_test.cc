@@ -114,7 +114,7 @@ class WatchedBackend final : public ForwardingBackend {
   }
   // Of the layer: the rows [begin, end).
   std::vector<Row> Rows(size_t layer, int64_t begin, int64_t end) const {
-    const int64_t cols = (kConfig.num_heads + 2 * kConfig.num_kv_heads) * kConfig.head_dim;
+    const int64_t cols = int64_t{kConfig.num_heads + 2 * kConfig.num_kv_heads} * kConfig.head_dim;
     std::vector<Row> rows;
     for (int64_t row = begin; row < end; ++row) rows.push_back(RowOf(&qkv_[layer][row * cols]));
     return rows;
@@ -180,7 +180,7 @@ std::vector<float> Part(TensorView whole, int64_t begin, int64_t count, int64_t 
 
 TEST_F(DummyWeightsTest, ShardsAndStagesHoldPartsOfTheWhole) {
   const Weights whole = Make(all_);
-  constexpr int64_t kQuery = 3 * 128;  // rows of a shard
+  constexpr int64_t kQuery = 384;  // rows of a shard
   constexpr int64_t kKey = 128;
   for (const int32_t rank : {0, 1}) {
     const Weights shard = Make({.layer_begin = 1,
@@ -205,7 +205,7 @@ TEST_F(DummyWeightsTest, ShardsAndStagesHoldPartsOfTheWhole) {
               Part(all.qkv.bias, 0, 1, 2 * kQuery + rank * kKey, kKey));
     expect_rows(part.gate_up.weight, all.gate_up.weight, 80, 160 + rank * 80, 80);
     EXPECT_EQ(Host(part.out.weight), Part(all.out.weight, 0, 256, rank * kQuery, kQuery));
-    EXPECT_EQ(Host(part.down.weight), Part(all.down.weight, 0, 256, rank * 80, 80));
+    EXPECT_EQ(Host(part.down.weight), Part(all.down.weight, 0, 256, int64_t{80} * rank, 80));
     const int64_t first_id = VocabularyBegin(kConfig, rank, 2);
     expect_rows(shard.lm_head.weight, whole.lm_head.weight, 0, first_id, shard.lm_head.weight.rows);
     const Weights first =
@@ -256,7 +256,7 @@ TEST_F(DummyWeightsTest, BiasesPreferSmallDistancesAndOneOfTheirOwn) {
 
 TEST_F(DummyWeightsTest, BiasesOfValuesAreZero) {
   const Weights weights = Make(all_);
-  EXPECT_EQ(Part(weights.layers[0].qkv.bias, 0, 1, 8 * 128, 2 * 128), std::vector<float>(256, 0));
+  EXPECT_EQ(Part(weights.layers[0].qkv.bias, 0, 1, 1024, 256), std::vector<float>(256, 0));
 }
 
 // Queries and keys of the first layer, of sinks and of as many other tokens as asked for.
