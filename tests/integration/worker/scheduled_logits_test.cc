@@ -244,14 +244,17 @@ TEST(ScheduledLogitsTest, OfTheSecondTurnAreThoseWithoutACache) {
 }
 
 TEST(ScheduledLogitsTest, OfAPreemptedSequenceAreThoseOfAnUninterruptedOne) {
+  // Nine blocks. The first two prompts take four each and start together. The first needs two more
+  // long before it ends, when one is left at most: it preempts the second, whatever their lengths.
   std::mt19937_64 random = FreshRandom();
   std::vector<Prompt> prompts;
   for (int i = 0; i < 4; ++i) {
-    prompts.push_back(
-        {.tokens = RandomTokens(Uniform(random, 200, 900), random), .max_tokens = 550});
+    const int64_t length = Uniform(random, i < 2 ? 769 : 200, 900);
+    prompts.push_back({.tokens = RandomTokens(length, random), .max_tokens = 550});
   }
   const std::vector<Answer> alone = Engine({.name = "alone"}).Run(prompts);
   for (const bool prefix_caching : {true, false}) {
+    SCOPED_TRACE(::testing::Message() << "prefix_caching " << prefix_caching);
     Engine engine({.name = "short of blocks",
                    .num_blocks = 9,
                    .max_num_batched_tokens = 300,
