@@ -78,10 +78,11 @@ std::vector<float> TinyModel::Values(const std::string& name, int64_t size) cons
   const uint64_t own_seed = SplitMix64(seed, std::hash<std::string>()(name));
   std::vector<float> values(static_cast<size_t>(size));
   for (size_t i = 0; i < values.size(); ++i) {
-    // Multiples of 2^-10 in [-127, 127]: 7 bits; norms of about one have 8.
+    // Up to 127 times 2^-9, 7 bits; norms of about one have 8.
     const int step = static_cast<int>(SplitMix64(own_seed, i) % 255) - 127;
+    const int half = step / 2;
     values[i] = static_cast<float>(step) * 0x1p-9f;
-    if (name.find("norm") != name.npos) values[i] = 1.0f + static_cast<float>(step / 2) * 0x1p-7f;
+    if (name.find("norm") != name.npos) values[i] = 1.0f + static_cast<float>(half) * 0x1p-7f;
   }
   return values;
 }

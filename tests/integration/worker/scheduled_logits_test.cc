@@ -26,7 +26,6 @@ using worker::leader::PrefixRule;
 using worker::leader::Request;
 using worker::leader::SchedulerLimits;
 using worker::leader::Sequence;
-using worker::leader::SequencePool;
 using worker::leader::StopRule;
 
 constexpr int32_t kLayers = 4;  // of the demo model

@@ -284,7 +284,7 @@ TEST(CpuBackend, LogprobsAreThoseThatSamplingReports) {
   const auto backend = MakeCpuBackend(2);
   const uint32_t seed = std::random_device{}();
   std::cout << "seed " << seed << "\n";
-  std::vector<float> logits = SplitMixUniform(seed, 5 * 300, 9.0f);
+  std::vector<float> logits = SplitMixUniform(seed, size_t{5} * 300, 9.0f);
   const SamplingParams params{.temperature = 2, .seed = seed, .top_logprobs = 7};
   std::vector<SampleRow> samples;
   for (int64_t i = 0; i < 5; ++i) {

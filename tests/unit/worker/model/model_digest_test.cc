@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tests/testing/paths.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_dir.h"
 #include "tests/testing/tiny_model.h"
@@ -11,7 +10,6 @@
 namespace longhaul::worker::model {
 namespace {
 
-using ::longhaul::testing::SourcePath;
 using ::longhaul::testing::StatusIs;
 using ::longhaul::testing::TempDir;
 using ::longhaul::testing::TinyModel;

@@ -22,6 +22,8 @@ using ::longhaul::testing::TempDir;
 using ::longhaul::testing::TinyModel;
 using ::testing::HasSubstr;
 
+constexpr int64_t kHidden = 96;  // of the tiny model
+
 // A device whose activations are bf16: host memory that nothing is computed in.
 class BFloat16Backend final : public ::longhaul::testing::ForwardingBackend {
  public:
@@ -59,12 +61,12 @@ TEST_F(WeightsTest, AreTheStoredValuesForEveryTypeAndSharding) {
   for (const StoredType type : {StoredType::kF32, StoredType::kBF16, StoredType::kF16}) {
     const TinyModel model{.num_files = type == StoredType::kF32 ? 1 : 4, .type = type};
     ASSERT_OK_AND_ASSIGN(const Weights weights, Load(model, all_));
-    EXPECT_EQ(Host(weights.embedding), model.Values("model.embed_tokens.weight", 300 * 96));
-    EXPECT_EQ(Host(weights.lm_head.weight), model.Values("lm_head.weight", 300 * 96));
-    EXPECT_EQ(Host(weights.final_norm), model.Values("model.norm.weight", 96));
+    EXPECT_EQ(Host(weights.embedding), model.Values("model.embed_tokens.weight", 300 * kHidden));
+    EXPECT_EQ(Host(weights.lm_head.weight), model.Values("lm_head.weight", 300 * kHidden));
+    EXPECT_EQ(Host(weights.final_norm), model.Values("model.norm.weight", kHidden));
     ASSERT_EQ(weights.layers.size(), 3u);
     EXPECT_EQ(Host(weights.layers[2].down.weight),
-              model.Values("model.layers.2.mlp.down_proj.weight", 96 * 160));
+              model.Values("model.layers.2.mlp.down_proj.weight", kHidden * 160));
   }
 }
 
@@ -77,15 +79,16 @@ TEST_F(WeightsTest, TakeTheTypeOfTheDeviceButThoseOfNorms) {
     ASSERT_OK_AND_ASSIGN(const Checkpoint checkpoint, Checkpoint::Open(folder.path()));
     ASSERT_OK_AND_ASSIGN(const Weights weights,
                          LoadWeights(model.Config(), checkpoint, all_, device));
-    EXPECT_EQ(HostBFloat16(weights.embedding), model.Values("model.embed_tokens.weight", 300 * 96));
+    EXPECT_EQ(HostBFloat16(weights.embedding),
+              model.Values("model.embed_tokens.weight", 300 * kHidden));
     const Weights::Layer& layer = weights.layers[2];
     EXPECT_EQ(HostBFloat16(layer.out.weight),
-              model.Values("model.layers.2.self_attn.o_proj.weight", 96 * 192));
+              model.Values("model.layers.2.self_attn.o_proj.weight", kHidden * 192));
     EXPECT_EQ(HostBFloat16(layer.qkv.bias.Rows(0, 1)).size(), 320u);
     EXPECT_EQ(layer.post_attention_norm.dtype, DType::kFloat32);
     EXPECT_EQ(Host(layer.post_attention_norm),
-              model.Values("model.layers.2.post_attention_layernorm.weight", 96));
-    EXPECT_EQ(Host(weights.final_norm), model.Values("model.norm.weight", 96));
+              model.Values("model.layers.2.post_attention_layernorm.weight", kHidden));
+    EXPECT_EQ(Host(weights.final_norm), model.Values("model.norm.weight", kHidden));
     EXPECT_EQ(weights.bytes, WeightBytes(model.Config(), all_, DType::kBFloat16));
   }
 }
@@ -144,14 +147,14 @@ TEST_F(WeightsTest, StackQueriesKeysAndValuesAndGateAndUp) {
   };
   const Weights::Layer& layer = weights.layers[1];
   EXPECT_EQ(layer.qkv.weight.rows, (3 + 2) * 64);
-  EXPECT_EQ(Host(layer.qkv.weight), stacked({{"self_attn.q_proj.weight", 192 * 96},
-                                             {"self_attn.k_proj.weight", 64 * 96},
-                                             {"self_attn.v_proj.weight", 64 * 96}}));
+  EXPECT_EQ(Host(layer.qkv.weight), stacked({{"self_attn.q_proj.weight", 192 * kHidden},
+                                             {"self_attn.k_proj.weight", 64 * kHidden},
+                                             {"self_attn.v_proj.weight", 64 * kHidden}}));
   EXPECT_EQ(Host(layer.qkv.bias), stacked({{"self_attn.q_proj.bias", 192},
                                            {"self_attn.k_proj.bias", 64},
                                            {"self_attn.v_proj.bias", 64}}));
-  EXPECT_EQ(Host(layer.gate_up.weight),
-            stacked({{"mlp.gate_proj.weight", 160 * 96}, {"mlp.up_proj.weight", 160 * 96}}));
+  EXPECT_EQ(Host(layer.gate_up.weight), stacked({{"mlp.gate_proj.weight", 160 * kHidden},
+                                                 {"mlp.up_proj.weight", 160 * kHidden}}));
 }
 
 TEST_F(WeightsTest, AStageHoldsItsLayersOnly) {
@@ -164,7 +167,7 @@ TEST_F(WeightsTest, AStageHoldsItsLayersOnly) {
   ASSERT_OK_AND_ASSIGN(const Weights last, Load(model, {.layer_begin = 1, .layer_end = 3}));
   EXPECT_EQ(last.embedding.data, nullptr);
   EXPECT_EQ(Host(last.layers[0].out.weight),
-            model.Values("model.layers.1.self_attn.o_proj.weight", 96 * 192));
+            model.Values("model.layers.1.self_attn.o_proj.weight", kHidden * 192));
   ASSERT_OK_AND_ASSIGN(const Weights whole, Load(model, all_));
   EXPECT_EQ(first.bytes + last.bytes, whole.bytes);
 }
@@ -175,7 +178,7 @@ TEST_F(WeightsTest, ATiedHeadIsTheEmbedding) {
   EXPECT_EQ(whole.lm_head.weight.data, whole.embedding.data);
   ASSERT_OK_AND_ASSIGN(const Weights last, Load(model, {.layer_begin = 2, .layer_end = 3}));
   EXPECT_EQ(last.embedding.data, nullptr);
-  EXPECT_EQ(Host(last.lm_head.weight), model.Values("model.embed_tokens.weight", 300 * 96));
+  EXPECT_EQ(Host(last.lm_head.weight), model.Values("model.embed_tokens.weight", 300 * kHidden));
 }
 
 TEST_F(WeightsTest, RefuseRangesOutsideTheModel) {
@@ -218,33 +221,36 @@ TEST_F(WeightsTest, AShardHoldsItsHeadsItsPartOfTheMlpAndItsTokens) {
         const Weights weights,
         Load(kTwoHeads, {.layer_end = 3, .tensor_parallel_rank = rank, .tensor_parallel_size = 2}));
     const Weights::Layer& layer = weights.layers[1];
-    const int64_t q = 192 * rank;
-    const int64_t kv = 64 * rank;
-    const int64_t inner = 80 * rank;
-    EXPECT_EQ(Host(layer.qkv.weight),
-              Joined({Rows(values("self_attn.q_proj.weight", 384 * 96), 96, q, q + 192),
-                      Rows(values("self_attn.k_proj.weight", 128 * 96), 96, kv, kv + 64),
-                      Rows(values("self_attn.v_proj.weight", 128 * 96), 96, kv, kv + 64)}));
+    const int64_t q = int64_t{192} * rank;
+    const int64_t kv = int64_t{64} * rank;
+    const int64_t inner = int64_t{80} * rank;
+    EXPECT_EQ(
+        Host(layer.qkv.weight),
+        Joined({Rows(values("self_attn.q_proj.weight", 384 * kHidden), kHidden, q, q + 192),
+                Rows(values("self_attn.k_proj.weight", 128 * kHidden), kHidden, kv, kv + 64),
+                Rows(values("self_attn.v_proj.weight", 128 * kHidden), kHidden, kv, kv + 64)}));
     EXPECT_EQ(Host(layer.qkv.bias),
               Joined({Rows(values("self_attn.q_proj.bias", 384), 1, q, q + 192),
                       Rows(values("self_attn.k_proj.bias", 128), 1, kv, kv + 64),
                       Rows(values("self_attn.v_proj.bias", 128), 1, kv, kv + 64)}));
     EXPECT_EQ(Host(layer.out.weight),
-              Columns(values("self_attn.o_proj.weight", 96 * 384), 384, q, q + 192));
-    EXPECT_EQ(Host(layer.gate_up.weight),
-              Joined({Rows(values("mlp.gate_proj.weight", 160 * 96), 96, inner, inner + 80),
-                      Rows(values("mlp.up_proj.weight", 160 * 96), 96, inner, inner + 80)}));
+              Columns(values("self_attn.o_proj.weight", kHidden * 384), 384, q, q + 192));
+    EXPECT_EQ(
+        Host(layer.gate_up.weight),
+        Joined({Rows(values("mlp.gate_proj.weight", 160 * kHidden), kHidden, inner, inner + 80),
+                Rows(values("mlp.up_proj.weight", 160 * kHidden), kHidden, inner, inner + 80)}));
     EXPECT_EQ(Host(layer.down.weight),
-              Columns(values("mlp.down_proj.weight", 96 * 160), 160, inner, inner + 80));
-    EXPECT_EQ(Host(layer.input_norm), values("input_layernorm.weight", 96));
-    const int64_t begin = 150 * rank;
+              Columns(values("mlp.down_proj.weight", kHidden * 160), 160, inner, inner + 80));
+    EXPECT_EQ(Host(layer.input_norm), values("input_layernorm.weight", kHidden));
+    const int64_t begin = int64_t{150} * rank;
     const int64_t end = rank == 0 ? 150 : 301;
     EXPECT_EQ(Host(weights.lm_head.weight),
-              Rows(kTwoHeads.Values("lm_head.weight", 301 * 96), 96, begin, end));
+              Rows(kTwoHeads.Values("lm_head.weight", 301 * kHidden), kHidden, begin, end));
     // Then the row of the other shard's tokens.
     EXPECT_EQ(Host(weights.embedding),
-              Joined({Rows(kTwoHeads.Values("model.embed_tokens.weight", 301 * 96), 96, begin, end),
-                      std::vector<float>(96, 0.0f)}));
+              Joined({Rows(kTwoHeads.Values("model.embed_tokens.weight", 301 * kHidden), kHidden,
+                           begin, end),
+                      std::vector<float>(kHidden, 0.0f)}));
   }
 }
 
@@ -262,7 +268,7 @@ TEST_F(WeightsTest, AShardsTiedHeadIsItsEmbeddingWithoutTheZeros) {
                                                         .tensor_parallel_rank = 1,
                                                         .tensor_parallel_size = 2}));
   EXPECT_EQ(Host(last.lm_head.weight),
-            Rows(model.Values("model.embed_tokens.weight", 301 * 96), 96, 150, 301));
+            Rows(model.Values("model.embed_tokens.weight", 301 * kHidden), kHidden, 150, 301));
 }
 
 TEST_F(WeightsTest, ShardsTogetherHoldTheModelOnce) {
@@ -275,7 +281,7 @@ TEST_F(WeightsTest, ShardsTogetherHoldTheModelOnce) {
     bytes += weights.bytes;
   }
   // But for seven norms, which both hold, and a row of zeros each.
-  EXPECT_EQ(bytes, whole.bytes + (7 + 2) * 96 * 4);
+  EXPECT_EQ(bytes, whole.bytes + (7 + 2) * kHidden * 4);
 }
 
 // Takes away the pages of a mapped file that hold nothing but these bytes.
@@ -299,7 +305,7 @@ TEST_F(WeightsTest, NothingOfOtherShardsAndStagesIsRead) {
     const int64_t rows = entry.tensor->shape.front();
     const bool by_rows = name.find("embed") != name.npos || name.find("q_proj.w") != name.npos ||
                          name.find("gate_proj") != name.npos || name.find("up_proj") != name.npos;
-    if (by_rows) MakeUnreadable(data.subspan(static_cast<size_t>(rows / 2) * 96 * 4));
+    if (by_rows) MakeUnreadable(data.subspan(static_cast<size_t>(rows / 2) * kHidden * 4));
     if (name == "lm_head.weight") MakeUnreadable(data);
   }
   const auto load = [&](int32_t rank) {
