@@ -33,13 +33,13 @@ class DummyWeightsOnDevice : public ::testing::Test {
   std::unique_ptr<backend::Backend> backend_;
 };
 
-// Half an ulp of bf16, and once more where the direction of sinks (at most 0.022 an element) was
-// added to what had been rounded.
+// Half an ulp of bf16 on either side, and of a draw that was rounded before the direction of sinks,
+// below 0.1 at this size, was added to it: where they cancel, the sum is small and the error is not.
 void ExpectRounded(const std::vector<float>& actual, TensorView expected, const char* what) {
   ASSERT_EQ(static_cast<int64_t>(actual.size()), expected.size()) << what;
   for (size_t i = 0; i < actual.size(); ++i) {
     const float want = expected.f32()[i];
-    ASSERT_NEAR(actual[i], want, 0.0079 * std::abs(want) + 1e-4) << what << " " << i;
+    ASSERT_NEAR(actual[i], want, 0.0079 * std::abs(want) + 4e-4) << what << " " << i;
   }
 }
 
