@@ -150,6 +150,23 @@ class Completion:
         self._thread.join(10)
 
 
+def events(cluster, path, body):
+    """What a streamed request brings: (seconds from its sending, event), one after another. SystemExit if it fails."""
+    connection = cluster.connect(3600)
+    begin = time.monotonic()
+    connection.request("POST", path, json.dumps(dict(body, model=cluster.model, stream=True, timeout=3600)))
+    reply = connection.getresponse()
+    if reply.status != 200:
+        raise SystemExit(f"{reply.status} {reply.read()[:500]}")
+    for line in reply:
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise SystemExit(event["error"]["message"])
+            yield time.monotonic() - begin, event
+    connection.close()
+
+
 def random_prompt(rng, tokens):
     return rng.choices(range(VOCABULARY), k=tokens)
 

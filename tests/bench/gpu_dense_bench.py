@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 
-from bench_cluster import Cluster
+from bench_cluster import Cluster, events
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
 HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 3584, 18944, 28, 28, 4, 128, 152064
@@ -78,28 +78,16 @@ def random_text(rng, words):
 
 
 def ask(cluster, text, max_tokens):
-    """Prompt tokens, and the seconds at which each token came."""
-    connection = cluster.connect(3600)
-    body = {"model": cluster.model, "prompt": text, "max_tokens": max_tokens, "ignore_eos": True, "stream": True,
-            "temperature": 0, "timeout": 3600, "stream_options": {"include_usage": True}}
-    begin, times, tokens = time.monotonic(), [], 0
-    connection.request("POST", "/v1/completions", json.dumps(body))
-    reply = connection.getresponse()
-    if reply.status != 200:
-        raise SystemExit(f"{reply.status} {reply.read()[:500]}")
-    for line in reply:
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        if "error" in event:
-            raise SystemExit(event["error"]["message"])
+    """Prompt tokens, tokens of the answer, and the seconds at which each of these came."""
+    prompt_tokens, tokens, times = 0, 0, []
+    body = {"prompt": text, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0,
+            "stream_options": {"include_usage": True}}
+    for seconds, event in events(cluster, "/v1/completions", body):
         if event.get("choices"):
-            times.append(time.monotonic() - begin)
+            times.append(seconds)
         if event.get("usage"):
-            tokens = event["usage"]["prompt_tokens"]
-            completion = event["usage"]["completion_tokens"]
-    connection.close()
-    return tokens, completion, times
+            prompt_tokens, tokens = event["usage"]["prompt_tokens"], event["usage"]["completion_tokens"]
+    return prompt_tokens, tokens, times
 
 
 def measure_prompts(arguments, result):

@@ -13,36 +13,23 @@ import json
 import pathlib
 import statistics
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "testing"))
 
 import pass_key  # noqa: E402  (found through the line above)
-from bench_cluster import Cluster  # noqa: E402
+from bench_cluster import Cluster, events  # noqa: E402
 
 
 def ask(cluster, text):
     """The whole answer and the seconds to its first token."""
-    connection = cluster.connect(3600)
-    body = {"model": cluster.model, "messages": [{"role": "user", "content": text}], "max_tokens": 24,
-            "temperature": 0, "stream": True, "timeout": 3600}
-    begin, first, answer = time.monotonic(), None, ""
-    connection.request("POST", "/v1/chat/completions", json.dumps(body))
-    reply = connection.getresponse()
-    if reply.status != 200:
-        raise SystemExit(f"{reply.status} {reply.read()[:500]}")
-    for line in reply:
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        if "error" in event:
-            raise SystemExit(event["error"]["message"])
+    first, answer = None, ""
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 24, "temperature": 0}
+    for seconds, event in events(cluster, "/v1/chat/completions", body):
         for choice in event["choices"]:
             piece = choice["delta"].get("content") or ""
             if piece and first is None:
-                first = time.monotonic() - begin
+                first = seconds
             answer += piece
-    connection.close()
     return answer.strip(), first
 
 
