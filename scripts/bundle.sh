@@ -2,7 +2,7 @@
 # Packs the programs with the libraries that a plain Linux host lacks into an archive that runs wherever it is
 # unpacked, their debug symbols into another, and tries the first in an empty root.
 #   scripts/bundle.sh [FOLDER]      default: dist
-# The host gives glibc (of Debian 12 or newer) and, for GPUs, the driver, cuBLAS and NCCL of CUDA 13.
+# The host gives glibc (of Debian 12 or newer) and, for GPUs, the driver and cuBLAS of CUDA 13.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-dist}

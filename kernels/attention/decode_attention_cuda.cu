@@ -34,7 +34,7 @@ KernelStatus Launch(const PagedAttentionParams& p, const DecodeSplit* splits, in
                            kSharedBytes) != cudaSuccess) {
     return KernelStatus::kLibraryFailure;
   }
-  const dim3 grid(p.layout.num_kv_heads, num_splits);
+  const dim3 grid(num_splits, p.layout.num_kv_heads);
   DecodeSplitKernel<kHeadDim><<<grid, Traits::kThreads, kSharedBytes, StreamOf(stream)>>>(kernel);
   DecodeMergeKernel<kHeadDim><<<dim3(num_rows, p.num_q_heads), kHeadDim, 0, StreamOf(stream)>>>(
       rows, kernel.partial_sums, kernel.partial_rows, p.num_q_heads, p.softmax_scale,
@@ -55,9 +55,11 @@ KernelStatus DecodeAttentionCuda(const PagedAttentionParams& p, const DecodeSpli
   const KernelStatus valid = CheckPagedAttention(p);
   if (valid != KernelStatus::kOk) return valid;
   if (num_rows == 0) return KernelStatus::kOk;
-  if (num_rows < 0 || num_splits < num_rows || num_splits > kMaxGridY || workspace == nullptr ||
-      p.num_q_heads / p.layout.num_kv_heads > 16 || p.num_q_heads > kMaxGridY) {
+  if (num_rows < 0 || num_splits < num_rows || workspace == nullptr) {
     return KernelStatus::kInvalidArgument;
+  }
+  if (p.num_q_heads / p.layout.num_kv_heads > 16 || p.num_q_heads > kMaxGridY) {
+    return KernelStatus::kUnimplemented;
   }
   return p.layout.head_dim == 128
              ? Launch<128>(p, splits, num_splits, rows, num_rows, workspace, stream)

@@ -11,7 +11,7 @@
 
 // Decode attention, on every device since Ampere.
 //
-// DecodeSplitKernel: grid (Hkv, splits); block: 4 warps. All query heads of a KV head are the rows
+// DecodeSplitKernel: grid (splits, Hkv); block: 4 warps. All query heads of a KV head are the rows
 // of one product, so K and V are read once for them. A warp takes every fourth run of 16 keys and
 // streams them through its own buffers: no warp waits for another until the end, when their sums
 // are merged in shared memory. DecodeMergeKernel: grid (rows, Hq), block: D threads.
@@ -96,7 +96,7 @@ __device__ void MergeWarps(const DecodeKernelParams& p, const DecodeSplit& split
   }
   __syncthreads();
   const float log2_scale = p.softmax_scale * kLog2E;
-  const int64_t first = int64_t{split.partial} * p.num_q_heads + blockIdx.x * p.group;
+  const int64_t first = int64_t{split.partial} * p.num_q_heads + blockIdx.y * p.group;
   for (int i = threadIdx.x; i < p.group * kHeadDim; i += Traits::kThreads) {
     const int row = i / kHeadDim;
     const int column = i % kHeadDim;
@@ -123,11 +123,11 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
   auto& shared = *reinterpret_cast<DecodeShared<kHeadDim>*>(memory);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const DecodeSplit split = p.splits[blockIdx.y];
+  const DecodeSplit split = p.splits[blockIdx.x];
   if (split.block_begin >= split.block_end) return;  // one that fills up a plan
   const int32_t* table = p.block_tables + split.table_begin;
   const KeyTiles keys(split.position, p.chunk_len, kBlockTokens);
-  const int64_t head_offset = blockIdx.x * p.head_bytes;
+  const int64_t head_offset = blockIdx.y * p.head_bytes;
 
   // Runs of this warp, in order; the last ones may lie behind the row's position.
   const auto first_key = [&](int32_t i) {
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
   for (int32_t i = 0; i < num_runs; ++i) {
     const int32_t block = split.block_begin + i / Traits::kRunsPerBlock;
     if (block == next_region) {
-      const int64_t first_head = split.row * p.num_q_heads + blockIdx.x * p.group;
+      const int64_t first_head = split.row * p.num_q_heads + blockIdx.y * p.group;
       LoadQueries(p.q[keys.Region(block)] + first_head * kHeadDim, kHeadDim, p.group, rows);
       next_region = keys.RegionEnd(block);
     }

@@ -13,9 +13,9 @@ inline cudaStream_t StreamOf(DeviceStream stream) {
   return static_cast<cudaStream_t>(stream.handle);
 }
 
-// Whether the launch before was accepted.
+// Whether the launch before was accepted. What went wrong stays cudaGetLastError's, for the caller.
 inline KernelStatus LaunchStatus() {
-  return cudaGetLastError() == cudaSuccess ? KernelStatus::kOk : KernelStatus::kLibraryFailure;
+  return cudaPeekAtLastError() == cudaSuccess ? KernelStatus::kOk : KernelStatus::kLibraryFailure;
 }
 
 struct DeviceFacts {

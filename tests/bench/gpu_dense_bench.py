@@ -92,6 +92,8 @@ def ask(cluster, text, max_tokens):
 
 def measure_prompts(arguments, result):
     rng = random.Random(arguments.seed)
+    for key in ("ttft_s", "tpot_ms", "ttft_floor_share_min"):
+        result.pop(key, None)
     flags = ["--device", "cuda", "--load-format", "dummy", "--enable-prefix-caching", "false", *arguments.flags]
     begin = time.monotonic()
     with Cluster(arguments.build / "bin", arguments.model, *flags) as cluster:
@@ -114,7 +116,7 @@ def measure_prompts(arguments, result):
             result.setdefault("tpot_ms", {})[str(length)] = line["tpot_ms"]
             if floor:
                 result["ttft_floor_share_min"] = min(result.get("ttft_floor_share_min", 9), line["floor_share"])
-        if max(arguments.lengths) >= 1_000_000:
+        if max(arguments.lengths, default=0) >= 1_000_000:
             result["tpot_ms_1m"] = result["tpot_ms"][str(max(arguments.lengths))]
 
 

@@ -107,7 +107,8 @@ struct LogprobsRow {
 // complete (CPU) or enqueued in order (CUDA) on return; CopyToHost, Sample and Logprobs wait for
 // it. Activations, and weights but those of norms, are of activation_dtype(); norms' weights and
 // logits are fp32. A row of an op's result depends on that row's inputs alone, bit for bit: not on
-// how many rows there are and not on the number of threads. Errors: kInternal (a size outside an
+// how many rows there are (on CUDA devices with the limits that docs/architecture.md names) and not
+// on the number of threads. Errors: kInternal (a size outside an
 // op's contract: a bug here), kUnimplemented (a shape or type that the device's kernels do not
 // have), kResourceExhausted (memory).
 class Backend {

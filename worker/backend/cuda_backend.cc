@@ -43,6 +43,14 @@ BFloat16* Bf16(TensorView tensor) {
   return static_cast<BFloat16*>(tensor.data);
 }
 
+// What became of a launch: with CUDA's own error, which may be one of work before.
+absl::Status Launched(kernels::KernelStatus status, const char* op, const std::string& sizes) {
+  if (status != kernels::KernelStatus::kLibraryFailure) return ToStatus(status, op, sizes);
+  const cudaError_t error = cudaGetLastError();
+  const std::string attempted = absl::StrCat(op, "(", sizes, ")");
+  return error == cudaSuccess ? ToStatus(status, op, sizes) : CudaStatus(error, attempted);
+}
+
 // A unit's arrays on the device, all in one piece, and its angles.
 class CudaRowPlan final : public RowPlan {
  public:
@@ -127,7 +135,7 @@ class CudaRowPlan final : public RowPlan {
                                              .chunk_size = rule.chunk_size,
                                              .cos = cos,
                                              .sin = cos + angles.sin_offset};
-    return ToStatus(kernels::RopeTableCuda(params, {stream}), "rope_table",
+    return Launched(kernels::RopeTableCuda(params, {stream}), "rope_table",
                     absl::StrCat(params.num_rows, " rows, head_dim ", rule.head_dim));
   }
 
@@ -246,7 +254,7 @@ class CudaBackend final : public Backend {
                                                     .num_cols = out.cols,
                                                     .sigma = static_cast<float>(sigma),
                                                     .out = Bf16(out)};
-    return ToStatus(kernels::NormalCuda(params, stream()), "normal", Sizes(out, out));
+    return Launched(kernels::NormalCuda(params, stream()), "normal", Sizes(out, out));
   }
 
   int64_t KvLayerBlockBytes(const KvShape& shape) const override {
@@ -274,7 +282,7 @@ class CudaBackend final : public Backend {
         .ids = PlanOf(row_plan).At<TokenId>(rows.arrays().ids),
         .num_rows = rows.arrays().ids.count,
         .out = Bf16(out)};
-    return ToStatus(kernels::EmbeddingCuda(params, stream()), "embedding", Sizes(table, out));
+    return Launched(kernels::EmbeddingCuda(params, stream()), "embedding", Sizes(table, out));
   }
 
   absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
@@ -287,13 +295,13 @@ class CudaBackend final : public Backend {
                                                      .hidden = static_cast<int32_t>(x.cols),
                                                      .eps = static_cast<float>(eps),
                                                      .out = Bf16(out)};
-    return ToStatus(kernels::RmsNormCuda(params, stream()), "rms_norm", Sizes(x, out));
+    return Launched(kernels::RmsNormCuda(params, stream()), "rms_norm", Sizes(x, out));
   }
 
   absl::Status Add(TensorView x, TensorView y) override {
     RETURN_IF_ERROR(Enter());
     const kernels::AddParams<BFloat16> params = {.x = Bf16(x), .y = Bf16(y), .size = x.size()};
-    return ToStatus(kernels::AddCuda(params, stream()), "add", Sizes(x, y));
+    return Launched(kernels::AddCuda(params, stream()), "add", Sizes(x, y));
   }
 
   absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) override {
@@ -312,7 +320,7 @@ class CudaBackend final : public Backend {
           absl::StrCat("gemm(", Sizes(x, linear.weight),
                        "): outputs and inputs of a linear layer must be multiples of 8"));
     }
-    return ToStatus(gemm_->Run(params, stream()), "gemm", Sizes(x, linear.weight));
+    return Launched(gemm_->Run(params, stream()), "gemm", Sizes(x, linear.weight));
   }
 
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
@@ -324,7 +332,7 @@ class CudaBackend final : public Backend {
                                                      .num_rows = out.rows,
                                                      .cols = out.cols,
                                                      .out = Bf16(out)};
-    return ToStatus(kernels::SiluMulCuda(params, stream()), "silu_mul", Sizes(gate_up, out));
+    return Launched(kernels::SiluMulCuda(params, stream()), "silu_mul", Sizes(gate_up, out));
   }
 
   absl::Status RotateAndStore(TensorView qkv, const RowPlan& row_plan, const KvLayer& kv,
@@ -348,7 +356,7 @@ class CudaBackend final : public Backend {
         .block_stride_bytes = kv.block_stride_bytes,
         .num_q_heads = static_cast<int32_t>(queries.intra.cols / kv.shape.head_dim),
         .layout = LayoutOf(kv.shape)};
-    return ToStatus(kernels::RopeQkvPagedCuda(params, stream()), "rope_qkv", SizesOf(plan, kv));
+    return Launched(kernels::RopeQkvPagedCuda(params, stream()), "rope_qkv", SizesOf(plan, kv));
   }
 
   absl::Status Attend(const RotatedQueries& queries, const RowPlan& row_plan, const KvLayer& kv,
@@ -372,7 +380,7 @@ class CudaBackend final : public Backend {
         .softmax_scale = static_cast<float>(1.0 / std::sqrt(kv.shape.head_dim)),
         .chunk_len = plan.chunk_len};
     if (arrays.tiles.count > 0) {
-      RETURN_IF_ERROR(ToStatus(
+      RETURN_IF_ERROR(Launched(
           kernels::PrefillAttentionCuda(params, plan.At<kernels::PrefillTile>(arrays.tiles),
                                         static_cast<int32_t>(arrays.tiles.count), stream()),
           "prefill_attention", absl::StrCat(arrays.tiles.count, " tiles, ", SizesOf(plan, kv))));
@@ -381,7 +389,7 @@ class CudaBackend final : public Backend {
     const int32_t num_splits = static_cast<int32_t>(arrays.splits.count);
     RETURN_IF_ERROR(
         decode_workspace_.Reserve(kernels::DecodeWorkspaceBytes(params, num_splits), stream_));
-    return ToStatus(
+    return Launched(
         kernels::DecodeAttentionCuda(params, plan.At<kernels::DecodeSplit>(arrays.splits),
                                      num_splits, plan.At<kernels::DecodeRow>(arrays.decode_rows),
                                      static_cast<int32_t>(arrays.decode_rows.count),

@@ -1,5 +1,9 @@
 #include "worker/backend/cuda_graphs.h"
 
+#include <algorithm>
+#include <memory>
+
+#include "common/logging.h"
 #include "common/status_macros.h"
 #include "worker/backend/cuda_memory.h"
 
@@ -7,34 +11,52 @@ namespace longhaul::worker::backend {
 
 absl::Status CudaGraphs::Run(const Key& key, cudaStream_t stream,
                              absl::FunctionRef<absl::Status()> enqueue) {
-  const auto found = graphs_.find(key);
-  if (found == graphs_.end()) {
-    if (graphs_.size() >= kMaxGraphs) {
-      // None may be at work when it goes.
-      RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream), "work before dropping graphs"));
-      graphs_.clear();
-    }
+  if (gave_up_) return enqueue();
+  auto found = entries_.find(key);
+  if (found == entries_.end()) {
+    RETURN_IF_ERROR(Forget(stream));
     RETURN_IF_ERROR(enqueue());
-    graphs_.emplace(key, nullptr);
+    entries_.emplace(key, Entry{.graph = nullptr, .last_use = ++uses_});
     return absl::OkStatus();
   }
-  if (found->second == nullptr) {
-    RETURN_IF_ERROR(Record(stream, enqueue, found->second));
+  Entry& entry = found->second;
+  entry.last_use = ++uses_;
+  if (entry.graph == nullptr) {
+    absl::Status enqueued;
+    const absl::Status recorded = Record(stream, enqueue, enqueued, entry.graph);
+    RETURN_IF_ERROR(enqueued);
+    if (!recorded.ok()) {
+      LOG(WARNING) << "event=no_cuda_graphs why=\"" << recorded << "\"";
+      gave_up_ = true;
+      return enqueue();
+    }
   }
-  return CudaStatus(cudaGraphLaunch(found->second.get(), stream), "launching a graph");
+  return CudaStatus(cudaGraphLaunch(entry.graph.get(), stream), "launching a graph");
+}
+
+absl::Status CudaGraphs::Forget(cudaStream_t stream) {
+  if (entries_.size() < kMaxGraphs) return absl::OkStatus();
+  const auto oldest = std::ranges::min_element(
+      entries_, {}, [](const auto& entry) { return entry.second.last_use; });
+  // It may be at work.
+  if (oldest->second.graph != nullptr) {
+    RETURN_IF_ERROR(CudaStatus(cudaStreamSynchronize(stream), "work before dropping a graph"));
+  }
+  entries_.erase(oldest);
+  return absl::OkStatus();
 }
 
 absl::Status CudaGraphs::Record(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue,
-                                Graph& graph) {
+                                absl::Status& enqueued, Graph& graph) {
   RETURN_IF_ERROR(CudaStatus(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
                              "beginning to record a graph"));
-  const absl::Status enqueued = enqueue();
+  enqueued = enqueue();
   cudaGraph_t recorded = nullptr;
   // Also after an error: it ends the recording.
   const cudaError_t ended = cudaStreamEndCapture(stream, &recorded);
   const std::unique_ptr<CUgraph_st, void (*)(cudaGraph_t)> owner(
       recorded, [](cudaGraph_t unwanted) { cudaGraphDestroy(unwanted); });
-  RETURN_IF_ERROR(enqueued) << "recording a graph";
+  if (!enqueued.ok()) return absl::OkStatus();
   RETURN_IF_ERROR(CudaStatus(ended, "recording a graph"));
   cudaGraphExec_t instance = nullptr;
   RETURN_IF_ERROR(CudaStatus(cudaGraphInstantiate(&instance, recorded, 0), "making a graph"));

@@ -23,13 +23,13 @@ class CudaGraphs {
  public:
   // All that the work hangs on: addresses, sizes, which kernels.
   using Key = std::vector<uint64_t>;
-  static constexpr size_t kMaxGraphs = 64;  // then all are dropped and recorded anew
+  // Keys that are remembered; then the one that was used longest ago goes.
+  static constexpr size_t kMaxGraphs = 256;
 
-  // Enqueues what `enqueue` enqueues to `stream`, and nowhere else. Errors: those of `enqueue`, or
-  // of recording.
+  // Enqueues what `enqueue` enqueues to `stream`, and nowhere else. Where a graph cannot be had (no
+  // memory, say) work is enqueued as it is, from then on, and a warning says so. Errors: those of
+  // `enqueue`, or of the launch.
   absl::Status Run(const Key& key, cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue);
-
-  size_t size() const { return graphs_.size(); }
 
  private:
   struct Destroy {
@@ -37,10 +37,20 @@ class CudaGraphs {
   };
   using Graph = std::unique_ptr<CUgraphExec_st, Destroy>;
 
-  static absl::Status Record(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue,
-                             Graph& graph);
+  struct Entry {
+    Graph graph;  // null: seen once
+    uint64_t last_use = 0;
+  };
 
-  std::map<Key, Graph> graphs_;  // null: seen once
+  // Makes room for one more.
+  absl::Status Forget(cudaStream_t stream);
+  // `enqueued` is what became of `enqueue`: an error of its own is no failure of recording.
+  static absl::Status Record(cudaStream_t stream, absl::FunctionRef<absl::Status()> enqueue,
+                             absl::Status& enqueued, Graph& graph);
+
+  std::map<Key, Entry> entries_;
+  uint64_t uses_ = 0;
+  bool gave_up_ = false;
 };
 
 }  // namespace longhaul::worker::backend

@@ -167,8 +167,12 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
   RETURN_IF_ERROR(backend_.RmsNorm(hidden, delta, weights.post_attention_norm, eps, norm));
 
   // x += Wdown (silu(Wgate norm(x)) * Wup norm(x)), some rows at a time
-  for (int64_t begin = 0; begin < num_rows; begin += kMlpRows) {
-    const int64_t count = std::min(kMlpRows, num_rows - begin);
+  int64_t count = 0;
+  for (int64_t begin = 0; begin < num_rows; begin += count) {
+    const int64_t rest = num_rows - begin;
+    // The last rows are enough for the algorithm that all rows of a large unit have.
+    count = rest > kMlpRows && rest < kMlpRows + kFewRows ? kMlpRows - kFewRows
+                                                          : std::min(kMlpRows, rest);
     const TensorView gate_up = scratch_.gate_up.Rows(0, count);
     const TensorView inner = scratch_.inner.Rows(0, count);
     RETURN_IF_ERROR(backend_.Linear(norm.Rows(begin, count), weights.gate_up, gate_up));
@@ -179,14 +183,18 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
   return backend_.Add(hidden, delta);
 }
 
-absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, Activations& activations,
-                              absl::FunctionRef<absl::Status()> run) {
+absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
+                              Activations& activations, absl::FunctionRef<absl::Status()> run) {
   if (sums_ != nullptr) return run();  // sums wait for other shards
   const auto address = [](const void* p) {
     return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p));
   };
-  const uint64_t tag[] = {static_cast<uint64_t>(begin), static_cast<uint64_t>(end),
-                          address(activations.hidden_.data), address(scratch_.buffer.data())};
+  const uint64_t tag[] = {static_cast<uint64_t>(begin),
+                          static_cast<uint64_t>(end),
+                          address(activations.hidden_.data),
+                          address(scratch_.buffer.data()),
+                          address(kv.base),
+                          address(weights_.layers.front().qkv.weight.data)};
   return backend_.Repeat(*activations.plan_, tag, run);
 }
 

@@ -71,6 +71,8 @@ class Qwen2 {
  public:
   // Rows of the MLP computed at a time: bounds its [rows, 2 I] intermediate.
   static constexpr int64_t kMlpRows = 8192;
+  // Fewer may be multiplied by another algorithm, whose bits differ (GemmCuda).
+  static constexpr int64_t kFewRows = 128;
 
   // `backend` and `sums` outlive the model; `sums` is null with one shard, and only then. `weights`
   // views memory of `backend`.
@@ -90,9 +92,9 @@ class Qwen2 {
   absl::Status RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations);
   // Layers [begin, end) by calls of RunLayer that `run` makes: where the device has recorded them
   // for a unit of the same kind, without the calls. `run` must do the same work for the same
-  // arguments.
-  absl::Status RunLayers(int32_t begin, int32_t end, Activations& activations,
-                         absl::FunctionRef<absl::Status()> run);
+  // arguments; `kv` is the first layer's.
+  absl::Status RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
+                         Activations& activations, absl::FunctionRef<absl::Status()> run);
   // Waits until the device has done what RunLayer and Logits enqueued there.
   absl::Status Finish() { return backend_.Finish(); }
   // Last stage only: final norm and head of some rows. The result, [rows, V] of the whole

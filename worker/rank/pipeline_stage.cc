@@ -90,7 +90,10 @@ absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& 
     }
     return absl::OkStatus();
   };
-  RETURN_IF_ERROR(model_->RunLayers(first, last, resident.activations, run_layers));
+  if (first < last) {
+    RETURN_IF_ERROR(model_->RunLayers(first, last, cache_.Layer(first - range.layer_begin),
+                                      resident.activations, run_layers));
+  }
   resident.next_layer = last;
   if (!sends && (!is_last() || last < range.layer_end)) {
     if (cut_.size() >= kMaxResident) {

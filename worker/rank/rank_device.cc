@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/thread_pool.h"
+#include "common/types.h"
 #include "worker/backend/cpu_backend.h"
 #ifdef LONGHAUL_HAVE_CUDA
 #include "worker/backend/cuda_backend.h"
@@ -55,6 +56,31 @@ absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config, const GroupS
   device.has_own_memory = true;
   ASSIGN_OR_RETURN(device.backend, MakeCuda(config));
   return device;
+}
+
+absl::Status CheckCudaModel(const ModelConfig& model) {
+  const auto lacks = [](const char* property, int64_t value, const char* has) {
+    return absl::InvalidArgumentError(absl::StrCat("config.json: ", property, " is ", value,
+                                                   ", kernels of --device cuda have ", has));
+  };
+  const int32_t group = model.num_heads / model.num_kv_heads;
+  if (model.head_dim != 64 && model.head_dim != 128) {
+    return lacks("head_dim", model.head_dim, "64 and 128");
+  }
+  if (group > 16) return lacks("num_attention_heads / num_key_value_heads", group, "at most 16");
+  if (model.hidden_size % 8 != 0 || model.hidden_size > 8192) {
+    return lacks("hidden_size", model.hidden_size, "multiples of 8 up to 8,192");
+  }
+  if (model.intermediate_size % 8 != 0) {
+    return lacks("intermediate_size", model.intermediate_size, "multiples of 8");
+  }
+  if (model.vocab_size % 8 != 0 || model.vocab_size > 524'288) {
+    return lacks("vocab_size", model.vocab_size, "multiples of 8 up to 524,288");
+  }
+  if (model.dual_chunk.has_value() && model.dual_chunk->chunk_len() % kKvBlockTokens != 0) {
+    return lacks("chunk_size - local_size", model.dual_chunk->chunk_len(), "multiples of 256");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace longhaul::worker::rank

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "common/model_config.h"
 #include "worker/backend/backend.h"
 #include "worker/group_shape.h"
 #include "worker/rank/rank_config.h"
@@ -20,5 +21,9 @@ struct RankDevice {
 // Errors: kInvalidArgument, naming the setting, for what the device or this build does not have;
 // those of MakeCudaBackend.
 absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config, const GroupShape& shape);
+
+// Whether the kernels of --device cuda have what the model needs. Errors: kInvalidArgument, naming
+// the property of config.json.
+absl::Status CheckCudaModel(const ModelConfig& model);
 
 }  // namespace longhaul::worker::rank

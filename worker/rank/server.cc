@@ -323,6 +323,9 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
                                                    shape.num_ranks(), " ranks, from 0"));
   }
 
+  if (config.device == "cuda") {
+    RETURN_IF_ERROR(CheckCudaModel(model_config));
+  }
   ASSIGN_OR_RETURN(RankDevice device, MakeRankDevice(config, shape));
   Worker worker(config, model_config, shape, checkpoint ? &*checkpoint : nullptr,
                 std::move(device));

@@ -59,6 +59,7 @@ class Written {
     EXPECT_EQ(array.offset % 16, 0);
     EXPECT_LE(array.offset + array.count * static_cast<int64_t>(sizeof(T)), rows_.bytes());
     std::vector<T> values(static_cast<size_t>(array.count));
+    if (values.empty()) return values;
     std::memcpy(values.data(), reinterpret_cast<const uint8_t*>(block_.data()) + array.offset,
                 values.size() * sizeof(T));
     return values;

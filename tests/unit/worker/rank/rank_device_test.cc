@@ -57,5 +57,34 @@ TEST(RankDevice, IsRefusedWhereTheBuildOrTheHostHasNone) {
             StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("--cuda-device 511"))));
 }
 
+TEST(RankDevice, NamesWhatAModelHasAndKernelsOfCudaLack) {
+  const ModelConfig fits = {.num_layers = 2,
+                            .hidden_size = 256,
+                            .intermediate_size = 512,
+                            .num_heads = 4,
+                            .num_kv_heads = 2,
+                            .head_dim = 64,
+                            .vocab_size = 1000};
+  EXPECT_OK(CheckCudaModel(fits));
+  const auto refused = [&](auto change) {
+    ModelConfig model = fits;
+    change(model);
+    return CheckCudaModel(model);
+  };
+  const auto names = [](const char* property) {
+    return StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(property));
+  };
+  EXPECT_THAT(refused([](ModelConfig& m) { m.head_dim = 96; }), names("head_dim is 96"));
+  EXPECT_THAT(refused([](ModelConfig& m) { m.num_heads = 64; }),
+              names("num_attention_heads / num_key_value_heads is 32"));
+  EXPECT_THAT(refused([](ModelConfig& m) { m.hidden_size = 8200; }), names("hidden_size is 8200"));
+  EXPECT_THAT(refused([](ModelConfig& m) { m.intermediate_size = 515; }),
+              names("intermediate_size is 515"));
+  EXPECT_THAT(refused([](ModelConfig& m) { m.vocab_size = 1001; }), names("vocab_size is 1001"));
+  EXPECT_THAT(
+      refused([](ModelConfig& m) { m.dual_chunk = {.chunk_size = 1000, .local_size = 100}; }),
+      names("chunk_size - local_size is 900"));
+}
+
 }  // namespace
 }  // namespace longhaul::worker::rank
