@@ -34,7 +34,8 @@ class DummyWeightsOnDevice : public ::testing::Test {
 };
 
 // Half an ulp of bf16 on either side, and of a draw that was rounded before the direction of sinks,
-// below 0.1 at this size, was added to it: where they cancel, the sum is small and the error is not.
+// below 0.1 at this size, was added to it: where they cancel, the sum is small and the error is
+// not.
 void ExpectRounded(const std::vector<float>& actual, TensorView expected, const char* what) {
   ASSERT_EQ(static_cast<int64_t>(actual.size()), expected.size()) << what;
   for (size_t i = 0; i < actual.size(); ++i) {
