@@ -70,39 +70,34 @@ void PackedRows::Add(const SequenceRows& sequence) {
                        sequence.block_table.end());
 }
 
+template <typename Rows, typename Visit>
+void PackedRows::VisitArrays(Rows& rows, Visit visit) {
+  visit(rows.arrays_.ids, rows.ids_);
+  visit(rows.arrays_.query_scale, rows.query_scale_);
+  visit(rows.arrays_.positions, rows.positions_);
+  visit(rows.arrays_.slots, rows.slots_);
+  visit(rows.arrays_.num_empty, rows.num_empty_);
+  visit(rows.arrays_.block_tables, rows.block_tables_);
+  visit(rows.arrays_.tiles, rows.tiles_);
+  visit(rows.arrays_.splits, rows.decode_.splits);
+  visit(rows.arrays_.decode_rows, rows.decode_.rows);
+}
+
 void PackedRows::Place() {
   bytes_ = 0;
-  const auto place = [this](Array& array, const auto& values) {
+  VisitArrays(*this, [this](Array& array, const auto& values) {
     array = {.offset = bytes_, .count = static_cast<int64_t>(values.size())};
     if (values.empty()) return;
     const auto room = static_cast<int64_t>(std::bit_ceil(values.size()) * sizeof(values[0]));
     bytes_ += (room + kAlignment - 1) / kAlignment * kAlignment;
-  };
-  place(arrays_.ids, ids_);
-  place(arrays_.query_scale, query_scale_);
-  place(arrays_.positions, positions_);
-  place(arrays_.slots, slots_);
-  place(arrays_.num_empty, num_empty_);
-  place(arrays_.block_tables, block_tables_);
-  place(arrays_.tiles, tiles_);
-  place(arrays_.splits, decode_.splits);
-  place(arrays_.decode_rows, decode_.rows);
+  });
 }
 
 void PackedRows::Write(uint8_t* out) const {
-  const auto write = [out](const Array& array, const auto& values) {
+  VisitArrays(*this, [out](const Array& array, const auto& values) {
     if (values.empty()) return;
     std::memcpy(out + array.offset, values.data(), values.size() * sizeof(values[0]));
-  };
-  write(arrays_.ids, ids_);
-  write(arrays_.query_scale, query_scale_);
-  write(arrays_.positions, positions_);
-  write(arrays_.slots, slots_);
-  write(arrays_.num_empty, num_empty_);
-  write(arrays_.block_tables, block_tables_);
-  write(arrays_.tiles, tiles_);
-  write(arrays_.splits, decode_.splits);
-  write(arrays_.decode_rows, decode_.rows);
+  });
 }
 
 }  // namespace longhaul::worker::backend

@@ -55,6 +55,9 @@ class PackedRows {
 
  private:
   void Add(const SequenceRows& sequence);
+  // Calls visit(array, its values) for each array, in the order of the block.
+  template <typename Rows, typename Visit>
+  static void VisitArrays(Rows& rows, Visit visit);
   void Place();
 
   std::vector<TokenId> ids_;
