@@ -262,8 +262,10 @@ class Worker {
     // What a stage waits for the others is not its time.
     result->seconds =
         std::max(0.0, result->seconds - absl::ToDoubleSeconds(communicators_.waited() - waited));
+    // First: the leader plans the next step meanwhile.
+    RETURN_IF_ERROR(stream.SendStepDone(*result));
     metrics_.StepExecuted(plan, *result, executor_->num_sequences());
-    return stream.SendStepDone(*result);
+    return absl::OkStatus();
   }
 
   const RankConfig& config_;
