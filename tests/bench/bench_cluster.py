@@ -3,6 +3,7 @@
 import collections
 import http.client
 import json
+import os
 import pathlib
 import random
 import re
@@ -21,16 +22,23 @@ class Cluster:
 
     PROGRAMS = ("longhaul-router", "longhaul-worker leader", "longhaul-worker rank")
 
-    def __init__(self, folder, model, *flags):
+    def __init__(self, folder, model, *flags, environment=None):
+        """SystemExit if it does not start; `environment` comes besides what this process has."""
         self._log = collections.deque(maxlen=50)
-        self.process = subprocess.Popen(
-            [folder / "longhaul", "serve", model, "--port", "0", "--grpc-port", "0", "--cost-model-dir", "",
-             *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        threading.Thread(target=lambda: self._log.extend(self.process.stderr), daemon=True).start()
+        self.budgets = {}  # of ranks on GPUs: numbers of event=memory_budget
+        command = [str(word) for word in (pathlib.Path(folder) / "longhaul", "serve", model, "--port", "0",
+                                          "--grpc-port", "0", "--cost-model-dir", "", *flags)]
+        try:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                            env={**os.environ, **(environment or {})})
+        except OSError as error:
+            raise SystemExit(f"{' '.join(command)}: {error}") from error
+        reader = threading.Thread(target=self._read_log, daemon=True)
+        reader.start()
         line = self.process.stdout.readline()
         if not line.startswith("ready "):
-            raise SystemExit("not ready:\n" + "".join(self._log))
+            reader.join(STOP_SECONDS)
+            raise SystemExit(f"not ready: {' '.join(command)}\n" + "".join(self._log))
         words = dict(word.split("=", 1) for word in line.split()[1:])
         self.model, self.address = words["model"], words["rest"].split("//")[1].removesuffix("/v1")
         self.pids = {program: [] for program in self.PROGRAMS}
@@ -44,6 +52,13 @@ class Cluster:
                         if program in command:
                             self.pids[program].append(int(pid))
 
+    def _read_log(self):
+        for line in self.process.stderr:
+            self._log.append(line)
+            budget = memory_budget(line)
+            if budget:
+                self.budgets[budget["rank"]] = budget
+
     def __enter__(self):
         return self
 
@@ -51,6 +66,10 @@ class Cluster:
         self.stop()
 
     def stop(self):
+        """Ends it; SystemExit if a program had failed before."""
+        failed = self.process.poll()
+        if failed is not None:
+            raise SystemExit(f"the server ended with status {failed}:\n" + "".join(self._log))
         self.process.terminate()
         self.process.wait(timeout=STOP_SECONDS)
 
@@ -148,6 +167,14 @@ class Completion:
         self._cancelled = True
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes the reader; the server sees the end
         self._thread.join(10)
+
+
+def memory_budget(line):
+    """The numbers of a rank's log line event=memory_budget, None for another line."""
+    if "event=memory_budget" not in line:
+        return None
+    numbers = re.findall(r"(\w+)=([0-9.]+)(?= |$)", line.split("event=memory_budget", 1)[1].strip())
+    return {name: float(value) if "." in value else int(value) for name, value in numbers}
 
 
 def events(cluster, path, body):

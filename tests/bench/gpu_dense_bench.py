@@ -5,21 +5,27 @@
         [--lengths 32768 131072 262144 524288] [-- flags of longhaul serve]
 
 Parts: kernels (attention_bench, attention_peers.py, cuda_gemm_bench, cuda_kernel_bench), pass_keys (pass_key_bench.py),
-ttft and tpot (a 7B shape with dummy weights: --model, a folder with config.json and the tokenizer). Times of prompts
-are the client's, tokenizer included, prefix cache off. The floor of a prompt is what its linear layers and its
-attention take by the rates of this run. Writes the summary with every sample, and prints it.
+prompts (a 7B shape with dummy weights: --model, a folder with config.json and the tokenizer). Times of prompts are the
+client's, tokenizer included, prefix cache off. The floor of a prompt is what its linear layers and its attention take
+by the rates in the summary. Meanwhile memory, clocks and power are sampled; the peak of memory stands beside what the
+rank's budget allowed. Writes the summary with every sample after each prompt, and prints it. What FILE has from earlier
+runs and this one does not measure stays, other lengths too; `run` of a sample is the index of its run.
+
+    gpu_dense_bench.py --build build/release --out docs/benchmarks/gpu-dense.json --skip kernels,pass_keys --model DIR
+        --lengths 1004000 -- --max-num-batched-tokens 16384         adds a million tokens, and nothing else
 """
 
 import argparse
 import json
 import pathlib
 import random
-import statistics
 import subprocess
 import sys
 import time
 
+import dummy_prompt
 from bench_cluster import Cluster, events
+from gpu_samples import GpuSamples, card, memory_kept, memory_mib
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
 HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 3584, 18944, 28, 28, 4, 128, 152064
@@ -34,13 +40,6 @@ def json_lines(command, timeout=600):
     if done.returncode != 0:
         raise SystemExit(f"{command}: status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-
-
-def card():
-    fields = "name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu,memory.total"
-    text = subprocess.run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], check=True,
-                          capture_output=True, text=True).stdout
-    return dict(zip(fields.split(","), (value.strip() for value in text.splitlines()[0].split(","))))
 
 
 def measure_kernels(build, result):
@@ -77,11 +76,32 @@ def random_text(rng, words):
     return " ".join(rng.choices(vocabulary, k=words))
 
 
-def ask(cluster, text, max_tokens):
-    """Prompt tokens, tokens of the answer, and the seconds at which each of these came."""
+class Prompts:
+    """Prompts of exact lengths. Text is made a little too long and cut by the server; ids come as they are."""
+
+    MARGIN = 1.02
+    SAMPLE_WORDS = 2000
+
+    def __init__(self, cluster, rng, ids_of=None):
+        self._rng, self._seed = rng, rng.randrange(2**32)
+        self._vocabulary = ids_of and dummy_prompt.ordinary_tokens(ids_of)
+        self._tokens_per_word = None
+        if not ids_of:
+            self._tokens_per_word = ask(cluster, random_text(rng, self.SAMPLE_WORDS), 1)[0] / self.SAMPLE_WORDS
+
+    def body(self, tokens):
+        if self._vocabulary:
+            self._seed += 1
+            return {"prompt": dummy_prompt.dummy_prompt(self._vocabulary, tokens, self._seed)}
+        words = int(tokens / self._tokens_per_word * self.MARGIN) + 16
+        return {"prompt": random_text(self._rng, words), "truncate_prompt_tokens": tokens}
+
+
+def ask(cluster, prompt, max_tokens):
+    """Prompt tokens, tokens of the answer, and the seconds at which each of these came. `prompt`: text, or a body."""
     prompt_tokens, tokens, times = 0, 0, []
-    body = {"prompt": text, "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0,
-            "stream_options": {"include_usage": True}}
+    body = {"max_tokens": max_tokens, "ignore_eos": True, "temperature": 0, "stream_options": {"include_usage": True},
+            **(prompt if isinstance(prompt, dict) else {"prompt": prompt})}
     for seconds, event in events(cluster, "/v1/completions", body):
         if event.get("choices"):
             times.append(seconds)
@@ -90,34 +110,62 @@ def ask(cluster, text, max_tokens):
     return prompt_tokens, tokens, times
 
 
-def measure_prompts(arguments, result):
+def enter(result, length, line):
+    """Takes a measured prompt into the summary, which keeps what it has of other lengths."""
+    result["samples"].append(line)
+    key = str(length)
+    result.setdefault("ttft_s", {})[key] = line["ttft_s"]
+    result.setdefault("tpot_ms", {})[key] = line["tpot_ms"]
+    if line["floor_share"]:
+        shares = result.setdefault("ttft_floor_share", {})
+        shares[key] = line["floor_share"]
+        result["ttft_floor_share_min"] = min(shares.values())
+    if length >= 1_000_000:
+        result["tpot_ms_1m"] = line["tpot_ms"]
+    for name in ("ttft_s", "tpot_ms", "ttft_floor_share"):
+        if name in result:
+            result[name] = dict(sorted(result[name].items(), key=lambda item: int(item[0])))
+
+
+def measure_prompts(arguments, result, save):
     rng = random.Random(arguments.seed)
-    for key in ("ttft_s", "tpot_ms", "ttft_floor_share_min"):
-        result.pop(key, None)
-    flags = ["--device", "cuda", "--load-format", "dummy", "--enable-prefix-caching", "false", *arguments.flags]
-    begin = time.monotonic()
-    with Cluster(arguments.build / "bin", arguments.model, *flags) as cluster:
-        result["start_s"] = round(time.monotonic() - begin, 1)
-        sample, _, _ = ask(cluster, random_text(rng, 2000), 1)
-        per_word = sample / 2000
-        _, tokens, times = ask(cluster, random_text(rng, 500), 256)
-        result["tpot_ms_short"] = round((times[-1] - times[0]) / (tokens - 1) * 1e3, 3)
-        print(json.dumps({"tpot_ms_short": result["tpot_ms_short"], "start_s": result["start_s"]}), flush=True)
-        for length in arguments.lengths:
-            tokens, generated, times = ask(cluster, random_text(rng, int(length / per_word)), 33)
-            tpot = (times[-1] - times[0]) / max(1, generated - 1) * 1e3
-            floor = floor_seconds(result, tokens) if "gemm_tflops" in result else None
-            line = {"part": "ttft", "prompt_tokens": tokens, "ttft_s": round(times[0], 3), "tpot_ms": round(tpot, 3),
-                    "floor_s": floor and round(floor, 3), "floor_share": floor and round(floor / times[0], 3),
-                    "card": card()}
-            print(json.dumps(line), flush=True)
-            result["samples"].append(line)
-            result.setdefault("ttft_s", {})[str(length)] = line["ttft_s"]
-            result.setdefault("tpot_ms", {})[str(length)] = line["tpot_ms"]
-            if floor:
-                result["ttft_floor_share_min"] = min(result.get("ttft_floor_share_min", 9), line["floor_share"])
-        if max(arguments.lengths, default=0) >= 1_000_000:
-            result["tpot_ms_1m"] = result["tpot_ms"][str(max(arguments.lengths))]
+    run = len(result["runs"]) - 1
+    flags = ["--device", arguments.device, "--load-format", "dummy", "--enable-prefix-caching", "false", *arguments.flags]
+    with GpuSamples() as gpu:
+        launched = time.monotonic()
+        time.sleep(1)
+        before = max(sample[1] or 0 for sample in gpu.between(launched, time.monotonic()) or [(0, 0)]) / 1e9
+        begin = time.monotonic()
+        with Cluster(arguments.build / "bin", arguments.model, *flags) as cluster:
+            result["start_s"] = round(time.monotonic() - begin, 1)
+            prompts = Prompts(cluster, rng, arguments.model if arguments.prompt_ids else None)
+            ask(cluster, prompts.body(700), 64)  # what comes with the first request
+            _, tokens, times = ask(cluster, prompts.body(700), 256)
+            result["tpot_ms_short"] = round((times[-1] - times[0]) / (tokens - 1) * 1e3, 3)
+            print(json.dumps({"tpot_ms_short": result["tpot_ms_short"], "start_s": result["start_s"]}), flush=True)
+            save()
+            for length in arguments.lengths:
+                body = prompts.body(length)
+                sent = time.monotonic()
+                tokens, generated, times = ask(cluster, body, arguments.tokens + 1)
+                tpot = (times[-1] - times[0]) / max(1, generated - 1) * 1e3
+                floor = floor_seconds(result, tokens) if "gemm_tflops" in result else None
+                line = {"part": "ttft", "run": run, "length": length, "prompt_tokens": tokens,
+                        "sent_as": "ids" if isinstance(body["prompt"], list) else "text",
+                        "ttft_s": round(times[0], 3), "tpot_ms": round(tpot, 3), "generated": generated,
+                        "floor_s": floor and round(floor, 3), "floor_share": floor and round(floor / times[0], 3),
+                        "prefill": gpu.summary(sent, sent + times[0]),
+                        "decode": gpu.summary(sent + times[0], sent + times[-1])}
+                enter(result, length, line)
+                print(json.dumps(line), flush=True)
+                save()
+            peak = gpu.summary(begin, time.monotonic()).get("memory_peak_gb", 0)
+            for budget in cluster.budgets.values():
+                result["memory"] = memory_kept(budget, before, peak, *memory_mib())
+                result["memory_peak_gb"] = result["memory"]["memory_peak_gb"]
+                result["memory_allowed_gb"] = result["memory"]["memory_allowed_gb"]
+                print(json.dumps(result["memory"]), flush=True)
+                save()
 
 
 def measure_pass_keys(arguments, result):
@@ -134,28 +182,46 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="of the prompts: cpu to try this script")
     parser.add_argument("--lengths", type=int, nargs="*", default=[32_768, 131_072, 262_144, 524_288])
     parser.add_argument("--prompts", type=int, default=3, help="pass keys of each length and rule")
     parser.add_argument("--skip", default="", help="parts, separated by commas")
     parser.add_argument("--commit", help="that the programs were built from; asked of git otherwise")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=64, help="behind the first one of each long prompt")
+    parser.add_argument("--prompt-ids", action="store_true",
+                        help="prompts as token ids, of dummy_prompt.py; otherwise text, whose tokenizing is in the time")
     parser.add_argument("flags", nargs="*", help="of longhaul serve")
     arguments = parser.parse_args()
+    if arguments.tokens < 1 or min(arguments.lengths, default=1) < 1:
+        parser.error("--tokens and --lengths are at least 1")
+    if arguments.model and not (arguments.model / "tokenizer.json").exists():
+        parser.error(f"--model {arguments.model}: there is no tokenizer.json in it")
     # What an earlier run wrote, and this one does not measure, stays.
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     commit = arguments.commit or subprocess.run(["git", "-C", SOURCE, "rev-parse", "HEAD"], capture_output=True,
                                                 text=True).stdout.strip()
     result.setdefault("samples", [])
     result.setdefault("runs", []).append({"argv": sys.argv[1:], "commit": commit or "unknown", "card": card()})
+
+    def save():
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
     parts = {"kernels": lambda: measure_kernels(arguments.build, result),
              "pass_keys": lambda: measure_pass_keys(arguments, result),
-             "prompts": lambda: measure_prompts(arguments, result) if arguments.model else None}
+             "prompts": lambda: measure_prompts(arguments, result, save) if arguments.model else None}
+    unknown = set(filter(None, arguments.skip.split(","))) - set(parts)
+    if unknown:
+        parser.error(f"--skip {', '.join(sorted(unknown))}: the parts are {', '.join(parts)}")
     for name, measure in parts.items():
         if name not in arguments.skip.split(","):
             measure()
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+            save()
     print(json.dumps({key: value for key, value in result.items() if key not in ("samples", "runs")}, indent=1))
+    if not result.get("memory", {}).get("memory_kept", True):
+        print("the rank took more memory than its budget allows", file=sys.stderr)
+        return 1
     return 0
 
 
