@@ -23,7 +23,8 @@ class Communicator {
   virtual absl::Status Send(TensorView src, int peer, Stream stream) = 0;
   virtual absl::Status Recv(TensorView dst, int peer, Stream stream) = 0;
   virtual absl::Status Broadcast(TensorView inout, int root, Stream stream) = 0;
-  // kFloat32 only. The result has the same bits on every rank.
+  // kFloat32; between CUDA devices also kBFloat16, where each addition is rounded. The result has
+  // the same bits on every rank.
   virtual absl::Status AllReduceSum(TensorView inout, Stream stream) = 0;
 
   // An asynchronous error, if there is one. Cheap.

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -41,26 +42,42 @@ int BindError(const sockaddr* address, socklen_t size) {
   return error;
 }
 
-absl::StatusOr<std::string> InterfaceAddress(const std::string& interface) {
+// An interface with an IP address of its; one with several occurs several times.
+struct Interface {
+  std::string name;
+  std::string address;
+  bool is_ipv4 = false;
+};
+
+absl::StatusOr<std::vector<Interface>> Interfaces() {
   ifaddrs* all = nullptr;
   if (getifaddrs(&all) != 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("cannot list network interfaces: ", strerror(errno)));
   }
   const std::unique_ptr<ifaddrs, decltype(&freeifaddrs)> owner(all, &freeifaddrs);
-  std::string found;
+  std::vector<Interface> interfaces;
   for (const ifaddrs* entry = all; entry != nullptr; entry = entry->ifa_next) {
-    if (entry->ifa_addr == nullptr || interface != entry->ifa_name) continue;
-    if (entry->ifa_addr->sa_family == AF_INET) {
-      return Numeric(entry->ifa_addr, sizeof(sockaddr_in));
-    }
-    if (entry->ifa_addr->sa_family == AF_INET6 && found.empty()) {
-      found = Numeric(entry->ifa_addr, sizeof(sockaddr_in6));
-    }
+    if (entry->ifa_addr == nullptr) continue;
+    const sa_family_t family = entry->ifa_addr->sa_family;
+    if (family != AF_INET && family != AF_INET6) continue;
+    const socklen_t size = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+    interfaces.push_back({entry->ifa_name, Numeric(entry->ifa_addr, size), family == AF_INET});
+  }
+  return interfaces;
+}
+
+absl::StatusOr<std::string> InterfaceAddress(const std::string& name) {
+  ASSIGN_OR_RETURN(const std::vector<Interface> interfaces, Interfaces());
+  std::string found;
+  for (const Interface& interface : interfaces) {
+    if (interface.name != name) continue;
+    if (interface.is_ipv4) return interface.address;
+    if (found.empty()) found = interface.address;
   }
   if (!found.empty()) return found;
   return absl::InvalidArgumentError(
-      absl::StrCat("no network interface `", interface, "` with an IP address"));
+      absl::StrCat("no network interface `", name, "` with an IP address"));
 }
 
 }  // namespace
@@ -89,6 +106,19 @@ absl::StatusOr<std::string> LocalAddress(const std::string& host, const std::str
   }
   return absl::InvalidArgumentError(
       absl::StrCat("cannot bind to host `", name, "`: ", strerror(error)));
+}
+
+absl::StatusOr<std::string> LocalInterface(const std::string& host, const std::string& interface) {
+  ASSIGN_OR_RETURN(const std::string address, LocalAddress(host, interface));
+  if (!interface.empty()) return interface;
+  ASSIGN_OR_RETURN(const std::vector<Interface> interfaces, Interfaces());
+  for (const Interface& candidate : interfaces) {
+    if (candidate.address == address) return candidate.name;
+  }
+  // Such as 127.0.0.2, which belongs to an interface by its network.
+  return absl::InvalidArgumentError(
+      absl::StrCat("host `", host, "` is ", address,
+                   ", which no network interface has: name the interface instead"));
 }
 
 }  // namespace longhaul::worker::comm

@@ -12,4 +12,8 @@ namespace longhaul::worker::comm {
 // resolver. Errors: kInvalidArgument.
 absl::StatusOr<std::string> LocalAddress(const std::string& host, const std::string& interface);
 
+// The name of the network interface with that address: `interface` itself, if it is not empty.
+// Errors: those of LocalAddress.
+absl::StatusOr<std::string> LocalInterface(const std::string& host, const std::string& interface);
+
 }  // namespace longhaul::worker::comm

@@ -1,8 +1,11 @@
 #include "worker/comm/nccl_communicator.h"
 
+#include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <cerrno>
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -84,12 +87,13 @@ class NcclCommunicator final : public Communicator {
 
   absl::Status AllReduceSum(TensorView inout, Stream stream) override {
     RETURN_IF_ERROR(CheckCall("all-reduce", 0, inout));
-    if (inout.dtype != DType::kFloat32) {
-      return absl::InvalidArgumentError("all-reduce: only fp32 is summed");
+    if (inout.dtype != DType::kFloat32 && inout.dtype != DType::kBFloat16) {
+      return absl::InvalidArgumentError("all-reduce: only fp32 and bf16 are summed");
     }
+    const ncclDataType_t type = inout.dtype == DType::kFloat32 ? ncclFloat32 : ncclBfloat16;
     return Enqueue("all-reduce", inout, [&](ncclComm_t comm) {
-      return ncclAllReduce(inout.data, inout.data, static_cast<size_t>(inout.size()), ncclFloat32,
-                           ncclSum, comm, CudaStream(stream));
+      return ncclAllReduce(inout.data, inout.data, static_cast<size_t>(inout.size()), type, ncclSum,
+                           comm, CudaStream(stream));
     });
   }
 
@@ -233,11 +237,24 @@ absl::StatusOr<std::unique_ptr<Communicator>> MakeNcclCommunicator(
     return absl::InvalidArgumentError(
         absl::StrCat("connect: rank ", options.rank, " of a group of ", options.size));
   }
+  if (const cudaError_t error = cudaSetDevice(options.device); error != cudaSuccess) {
+    return absl::UnavailableError(
+        absl::StrCat("connect: CUDA device ", options.device, ": ", cudaGetErrorString(error)));
+  }
   ASSIGN_OR_RETURN(const ncclUniqueId id,
                    MeetingPlace(options, store, absl::Now() + options.connect_timeout));
   auto communicator = std::make_unique<NcclCommunicator>(options);
   RETURN_IF_ERROR(communicator->Connect(id));
   return communicator;
+}
+
+absl::Status MeetOnInterface(const std::string& interface) {
+  // `=`: the very name, not what begins with it.
+  if (setenv("NCCL_SOCKET_IFNAME", absl::StrCat("=", interface).c_str(), /*overwrite=*/0) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(
+      absl::StrCat("setting NCCL_SOCKET_IFNAME to =", interface, ": ", std::strerror(errno)));
 }
 
 }  // namespace longhaul::worker::comm

@@ -17,10 +17,13 @@
 
 #include "common/logging.h"
 #include "common/mutex.h"
+#include "kernels/kv_cache/bfloat16.h"
 
 using longhaul::CondVar;
 using longhaul::Mutex;
 using longhaul::MutexLock;
+using longhaul::kernels::BFloat16ToFloat;
+using longhaul::kernels::FloatToBFloat16;
 
 // The two opaque types of the libraries' headers.
 struct CUstream_st {
@@ -124,17 +127,19 @@ struct Place {
     }
     return true;
   }
-  bool Sum(float* data, size_t count) {
+  // `add` adds its second argument onto its first.
+  template <typename Element, typename Add>
+  bool Sum(Element* data, size_t count, const Add& add) {
     if (rank != 0) {
-      if (!Send(0, data, count * sizeof(float))) return false;
+      if (!Send(0, data, count * sizeof(Element))) return false;
     } else {
-      std::vector<float> other(count);
+      std::vector<Element> other(count);
       for (int peer = 1; peer < size; ++peer) {
-        if (!Recv(peer, other.data(), count * sizeof(float))) return false;
-        for (size_t i = 0; i < count; ++i) data[i] += other[i];
+        if (!Recv(peer, other.data(), count * sizeof(Element))) return false;
+        for (size_t i = 0; i < count; ++i) add(data[i], other[i]);
       }
     }
-    return Broadcast(0, data, count * sizeof(float));
+    return Broadcast(0, data, count * sizeof(Element));
   }
 };
 
@@ -271,8 +276,18 @@ ncclResult_t ncclBroadcast(const void* src, void* dst, size_t count, ncclDataTyp
 
 ncclResult_t ncclAllReduce(const void* src, void* dst, size_t count, ncclDataType_t type,
                            ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
-  CHECK(type == ncclFloat32 && op == ncclSum && src == dst);
-  return Launch(comm, stream, [=](Place& place) { place.Sum(static_cast<float*>(dst), count); });
+  CHECK(op == ncclSum && src == dst);
+  if (type == ncclBfloat16) {
+    return Launch(comm, stream, [=](Place& place) {
+      place.Sum(static_cast<uint16_t*>(dst), count, [](uint16_t& sum, uint16_t term) {
+        sum = FloatToBFloat16(BFloat16ToFloat(sum) + BFloat16ToFloat(term));
+      });
+    });
+  }
+  CHECK(type == ncclFloat32);
+  return Launch(comm, stream, [=](Place& place) {
+    place.Sum(static_cast<float*>(dst), count, [](float& sum, float term) { sum += term; });
+  });
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {

@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <utility>
 
 #include "common/logging.h"
+#include "kernels/kv_cache/bfloat16.h"
 #include "tests/testing/memory_rendezvous.h"
 #include "tests/unit/worker/comm/communicator_contract.h"
 #include "tests/unit/worker/comm/staged_communicator.h"
@@ -20,6 +22,8 @@ namespace longhaul::worker::comm {
 namespace {
 
 using Ranks = std::vector<std::unique_ptr<Communicator>>;
+using kernels::BFloat16ToFloat;
+using kernels::FloatToBFloat16;
 using ::longhaul::testing::MemoryRendezvous;
 using ::longhaul::testing::StatusIs;
 using ::testing::HasSubstr;
@@ -29,10 +33,18 @@ int Devices() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+// Ranks that this machine carries: one a device, or up to four where NCCL lets them share it.
+int MaxRanks() {
+  const char* shared = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  if (shared == nullptr || std::strcmp(shared, "1") != 0 || Devices() == 0) return Devices();
+  return std::max(Devices(), 4);
+}
+int DeviceOf(int rank) { return rank % Devices(); }
+
 class Announcement : public ::testing::Environment {
  public:
   void SetUp() override {
-    if (Devices() >= 2) return;
+    if (MaxRanks() >= 2) return;
     std::printf("SKIPPED: tests of NCCL need 2 devices, this machine has %d\n", Devices());
   }
 };
@@ -44,13 +56,13 @@ void OnEveryRank(int size, const std::function<void(int)>& work) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// Ranks as threads, each on a device of its own.
+// Ranks as threads.
 Ranks MakeBareGroup(int size, absl::Duration timeout = absl::Seconds(20)) {
   MemoryRendezvous store;
   Ranks ranks(static_cast<size_t>(size));
   OnEveryRank(size, [&](int rank) {
-    CHECK(cudaSetDevice(rank) == cudaSuccess);
-    auto made = MakeNcclCommunicator({.rank = rank, .size = size, .timeout = timeout}, store);
+    auto made = MakeNcclCommunicator(
+        {.rank = rank, .size = size, .device = DeviceOf(rank), .timeout = timeout}, store);
     CHECK(made.ok()) << made.status();
     ranks[static_cast<size_t>(rank)] = *std::move(made);
   });
@@ -61,14 +73,14 @@ Ranks MakeGroup(int size, absl::Duration timeout = absl::Seconds(20)) {
   Ranks ranks = MakeBareGroup(size, timeout);
   for (int rank = 0; rank < size; ++rank) {
     auto& comm = ranks[static_cast<size_t>(rank)];
-    CHECK(cudaSetDevice(rank) == cudaSuccess);
+    CHECK(cudaSetDevice(DeviceOf(rank)) == cudaSuccess);
     comm = std::make_unique<StagedCommunicator>(std::move(comm), timeout);
   }
   return ranks;
 }
 
 struct NcclFactory : CommunicatorTraits {
-  static int MaxRanks() { return Devices(); }
+  static int MaxRanks() { return comm::MaxRanks(); }
   static constexpr bool kSeesTensorsThatDiffer = false;
   static constexpr bool kPeersHearOfTheEnd = false;
   static Ranks MakeGroup(int size, absl::Duration timeout) {
@@ -92,7 +104,7 @@ void Sum(Ranks& ranks, Summands& values) {
 }
 
 #define NEED_DEVICES(count) \
-  if (Devices() < (count))  \
+  if (MaxRanks() < (count)) \
   GTEST_SKIP() << "needs " << (count) << " devices, this machine has " << Devices()
 
 class NcclCommunicatorTest : public ::testing::Test {
@@ -128,7 +140,7 @@ TEST_F(NcclCommunicatorTest, SumsOfIntegersAreExactAtAnySize) {
 
 TEST_F(NcclCommunicatorTest, SumsHaveTheSameBitsOnEveryRankAndInAPairThoseOfLocal) {
   NEED_DEVICES(2);
-  for (int size = 2; size <= std::min(Devices(), 4); ++size) {
+  for (int size = 2; size <= std::min(MaxRanks(), 4); ++size) {
     Ranks nccl = MakeGroup(size);
     Ranks local = MakeLocalGroup(size);
     for (const size_t count : {1UL, 1000UL, 65'537UL, 2'100'001UL}) {
@@ -147,6 +159,31 @@ TEST_F(NcclCommunicatorTest, SumsHaveTheSameBitsOnEveryRankAndInAPairThoseOfLoca
             << size << " ranks, " << count << " elements";
       }
     }
+  }
+}
+
+// A pair's sum of bf16 is the exact one, rounded once.
+TEST_F(NcclCommunicatorTest, SumsOfBf16AreRoundedToTheNearest) {
+  NEED_DEVICES(2);
+  Ranks ranks = MakeGroup(2);
+  for (const size_t count : {1UL, 7UL, 3584UL, 1'000'003UL}) {
+    std::uniform_int_distribution<int> exponent(-12, 12);
+    std::uniform_real_distribution<float> mantissa(-1, 1);
+    std::vector<std::vector<uint16_t>> values(2, std::vector<uint16_t>(count));
+    std::vector<uint16_t> expected(count);
+    for (size_t i = 0; i < count; ++i) {
+      for (auto& numbers : values) {
+        numbers[i] = FloatToBFloat16(std::ldexp(mantissa(random_), exponent(random_)));
+      }
+      expected[i] = FloatToBFloat16(BFloat16ToFloat(values[0][i]) + BFloat16ToFloat(values[1][i]));
+    }
+    OnEveryRank(2, [&](int rank) {
+      const auto r = static_cast<size_t>(rank);
+      const TensorView view{values[r].data(), DType::kBFloat16, 1, static_cast<int64_t>(count)};
+      ASSERT_OK(ranks[r]->AllReduceSum(view, {}));
+    });
+    EXPECT_EQ(values[0], expected) << count << " elements";
+    EXPECT_EQ(values[1], expected) << count << " elements";
   }
 }
 
@@ -183,9 +220,9 @@ TEST_F(NcclCommunicatorTest, SeveralGroupsShareAStore) {
   NEED_DEVICES(2);
   MemoryRendezvous store;
   OnEveryRank(2, [&](int rank) {
-    ASSERT_EQ(cudaSetDevice(rank), cudaSuccess);
     for (const char* group : {"pipeline", "tensor"}) {
-      auto made = MakeNcclCommunicator({.rank = rank, .size = 2, .group = group}, store);
+      auto made = MakeNcclCommunicator(
+          {.rank = rank, .size = 2, .device = DeviceOf(rank), .group = group}, store);
       ASSERT_OK(made);
       StagedCommunicator comm(*std::move(made), absl::Seconds(20));
       std::vector<float> values = {1};
@@ -211,7 +248,6 @@ TEST_F(NcclCommunicatorTest, RefusesTensorsThatAreNone) {
 TEST_F(NcclCommunicatorTest, ReportsPeersThatDoNotCome) {
   NEED_DEVICES(1);
   MemoryRendezvous store;
-  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   const absl::Time begin = absl::Now();
   EXPECT_THAT(MakeNcclCommunicator(
                   {.rank = 0, .size = 2, .connect_timeout = absl::Milliseconds(500)}, store)
@@ -221,6 +257,7 @@ TEST_F(NcclCommunicatorTest, ReportsPeersThatDoNotCome) {
 }
 
 TEST_F(NcclCommunicatorTest, ReportsARankZeroThatDoesNotCome) {
+  NEED_DEVICES(1);
   MemoryRendezvous store;
   EXPECT_TRUE(absl::IsDeadlineExceeded(
       MakeNcclCommunicator({.rank = 1, .size = 2, .connect_timeout = absl::Milliseconds(20)}, store)
@@ -231,16 +268,24 @@ TEST_F(NcclCommunicatorTest, RefusesPlacesAndPeersThatCannotBe) {
   MemoryRendezvous store;
   EXPECT_THAT(MakeNcclCommunicator({.rank = 2, .size = 2}, store).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 2 of a group of 2")));
+  NEED_DEVICES(1);
   ASSERT_OK(store.Set("world/nccl", "something else"));
   EXPECT_THAT(MakeNcclCommunicator({.rank = 1, .size = 2}, store).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("14 bytes")));
 }
 
-TEST_F(NcclCommunicatorTest, WithoutADeviceSaysWhatNcclSays) {
+TEST_F(NcclCommunicatorTest, WithoutADeviceSaysWhatCudaSays) {
   if (Devices() > 0) GTEST_SKIP() << "this machine has " << Devices() << " devices";
   MemoryRendezvous store;
   EXPECT_THAT(MakeNcclCommunicator({.rank = 0, .size = 1}, store).status(),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("NCCL: ")));
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("CUDA device 0: ")));
+}
+
+TEST_F(NcclCommunicatorTest, SaysWhichDeviceThereIsNot) {
+  NEED_DEVICES(1);
+  MemoryRendezvous store;
+  EXPECT_THAT(MakeNcclCommunicator({.rank = 0, .size = 1, .device = 99}, store).status(),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("CUDA device 99: ")));
 }
 
 }  // namespace
