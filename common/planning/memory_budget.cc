@@ -124,8 +124,8 @@ int64_t RowArrayBytes(const MemoryLimits& limits) {
 int64_t ActivationBytes(const ModelConfig& model, const Shard& shard, const MemoryLimits& limits,
                         Allocations& memory) {
   const int64_t rows = limits.max_num_batched_tokens;
-  // A layer's: norm and delta, q k v, queries for three regions, attention's output; the MLP's.
-  const int64_t layer = rows * (2 * shard.hidden + shard.qkv_cols + 4 * shard.query_cols) +
+  // A layer's: norm, q k v, queries for three regions, attention's output; the MLP's.
+  const int64_t layer = rows * (shard.hidden + shard.qkv_cols + 4 * shard.query_cols) +
                         std::min(rows, kMlpRows) * 3 * shard.intermediate;
   const int64_t cos_and_sin = PowerOfTwo(rows) * model.head_dim * kFloat;
   return memory.Add(layer * limits.element_bytes) +

@@ -26,12 +26,8 @@ float SumOfSquares(const float* __restrict x, int32_t size) {
 
 void NormRow(const RmsNormParams<float>& p, int64_t row) {
   const int32_t hidden = p.hidden;
-  float* x = p.x + row * hidden;
+  const float* x = p.x + row * hidden;
   float* out = p.out + row * hidden;
-  if (p.residual != nullptr) {
-    const float* residual = p.residual + row * hidden;
-    for (int32_t e = 0; e < hidden; ++e) x[e] += residual[e];
-  }
   const float mean = SumOfSquares(x, hidden) / static_cast<float>(hidden);
   const float inverse = 1.0f / std::sqrt(mean + p.eps);
   for (int32_t e = 0; e < hidden; ++e) out[e] = p.weight[e] * (x[e] * inverse);
@@ -40,9 +36,7 @@ void NormRow(const RmsNormParams<float>& p, int64_t row) {
 }  // namespace
 
 KernelStatus RmsNormCpu(const RmsNormParams<float>& p, Parallel& parallel) {
-  if (p.num_rows < 0 || p.hidden < 1 || !(p.eps > 0) || (p.residual != nullptr && p.out == p.x)) {
-    return KernelStatus::kInvalidArgument;
-  }
+  if (p.num_rows < 0 || p.hidden < 1 || !(p.eps > 0)) return KernelStatus::kInvalidArgument;
   parallel.Run((p.num_rows + kTaskRows - 1) / kTaskRows, [&p](int64_t task) {
     const int64_t end = std::min((task + 1) * kTaskRows, p.num_rows);
     for (int64_t row = task * kTaskRows; row < end; ++row) NormRow(p, row);

@@ -10,26 +10,22 @@ constexpr int32_t kMaxWarps = kMaxRowThreads / 32;
 
 // Grid: a block a row; block: RowThreads(E). A thread has two vectors, in registers from the one
 // read to the one write.
-// Roofline: bound by memory. 4E bytes a row (8E with residual) of x, residual and out; the 4E of
-// the weight come from the caches. About 5 flops an element.
-template <bool kHasResidual>
+// Roofline: bound by memory. 4E bytes a row of x and out; the 4E of the weight come from the
+// caches. About 4 flops an element.
 __global__ void __launch_bounds__(kMaxRowThreads) RmsNormKernel(const RmsNormParams<BFloat16> p) {
   const int32_t vectors = p.hidden / kVectorElements;
   const int64_t row_begin = int64_t{blockIdx.x} * vectors;
-  uint4* x = reinterpret_cast<uint4*>(p.x) + row_begin;
-  const uint4* residual = reinterpret_cast<const uint4*>(p.residual) + row_begin;
+  const uint4* x = reinterpret_cast<const uint4*>(p.x) + row_begin;
   uint4* out = reinterpret_cast<uint4*>(p.out) + row_begin;
 
-  // All reads first: x may be written below, after which the compiler would not move them up.
+  // All reads first: out may be x, so the compiler would not move them up.
   uint4 packed[kRowVectors] = {};
-  uint4 packed_residual[kRowVectors] = {};
   float weight[kRowVectors][kVectorElements];
 #pragma unroll
   for (int v = 0; v < kRowVectors; ++v) {
     const int32_t i = threadIdx.x + v * blockDim.x;
     if (i >= vectors) continue;
     packed[v] = x[i];
-    if constexpr (kHasResidual) packed_residual[v] = residual[i];
     LoadFloats(p.weight + i * kVectorElements, weight[v]);
   }
 
@@ -38,16 +34,6 @@ __global__ void __launch_bounds__(kMaxRowThreads) RmsNormKernel(const RmsNormPar
 #pragma unroll
   for (int v = 0; v < kRowVectors; ++v) {
     Unpack(packed[v], value[v]);
-    if constexpr (kHasResidual) {
-      float added[kVectorElements];
-      Unpack(packed_residual[v], added);
-#pragma unroll
-      for (int e = 0; e < kVectorElements; ++e) added[e] = __fadd_rn(value[v][e], added[e]);
-      packed[v] = Pack(added);
-      Unpack(packed[v], value[v]);
-      const int32_t i = threadIdx.x + v * blockDim.x;
-      if (i < vectors) x[i] = packed[v];
-    }
 #pragma unroll
     for (int e = 0; e < kVectorElements; ++e) sum = __fmaf_rn(value[v][e], value[v][e], sum);
   }
@@ -80,8 +66,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) RmsNormKernel(const RmsNormPar
 
 bool Valid(const RmsNormParams<BFloat16>& p) {
   return IsRowWidth(p.hidden) && p.eps > 0 && p.num_rows >= 0 && p.num_rows <= kMaxGridBlocks &&
-         (p.residual == nullptr || p.out != p.x) && IsVectorAligned(p.x) &&
-         IsVectorAligned(p.residual) && IsVectorAligned(p.weight) && IsVectorAligned(p.out);
+         IsVectorAligned(p.x) && IsVectorAligned(p.weight) && IsVectorAligned(p.out);
 }
 
 }  // namespace
@@ -92,8 +77,8 @@ KernelStatus RmsNormCuda(const RmsNormParams<BFloat16>& p, DeviceStream stream) 
   if (p.x == nullptr || p.weight == nullptr || p.out == nullptr) {
     return KernelStatus::kInvalidArgument;
   }
-  const auto kernel = p.residual != nullptr ? &RmsNormKernel<true> : &RmsNormKernel<false>;
-  kernel<<<static_cast<uint32_t>(p.num_rows), RowThreads(p.hidden), 0, StreamOf(stream)>>>(p);
+  RmsNormKernel<<<static_cast<uint32_t>(p.num_rows), RowThreads(p.hidden), 0, StreamOf(stream)>>>(
+      p);
   return LaunchStatus();
 }
 

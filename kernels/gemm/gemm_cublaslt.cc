@@ -87,9 +87,9 @@ class Product {
   bool Run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm, const GemmCudaParams& p,
            void* workspace, size_t workspace_bytes, cudaStream_t stream) {
     const float one = 1;
-    const float zero = 0;
+    const float kept = p.adds ? 1 : 0;  // of y
     void* const y = p.y != nullptr ? static_cast<void*>(p.y) : p.y_fp32;
-    return Ok(cublasLtMatmul(handle, &operation_, &one, p.weight, &weight_, p.x, &x_, &zero, y, &y_,
+    return Ok(cublasLtMatmul(handle, &operation_, &one, p.weight, &weight_, p.x, &x_, &kept, y, &y_,
                              y, &y_, &algorithm, workspace, workspace_bytes, stream));
   }
 
@@ -174,8 +174,8 @@ class CublasLtGemm final : public GemmCuda {
         !Aligned(p.bias) || !Aligned(p.y) || !Aligned(p.y_fp32)) {
       return KernelStatus::kInvalidArgument;
     }
-    // The library has no bf16 bias for an fp32 output.
-    if (p.y_fp32 != nullptr && p.bias != nullptr) return KernelStatus::kUnimplemented;
+    // The library has no bf16 bias for an fp32 output, and nobody adds both.
+    if (p.bias != nullptr && (p.y_fp32 != nullptr || p.adds)) return KernelStatus::kUnimplemented;
     return KernelStatus::kOk;
   }
 

@@ -10,16 +10,17 @@
 
 namespace longhaul::kernels {
 
-// y = x W^T + bias on a CUDA device: bf16 inputs, fp32 sums.
+// y = x W^T + bias, or y += x W^T, on a CUDA device: bf16 inputs, fp32 sums.
 struct GemmCudaParams {
   // Inputs, device memory, 16-byte aligned.
   const BFloat16* x = nullptr;       // [M, K]
   const BFloat16* weight = nullptr;  // [N, K]
-  const BFloat16* bias = nullptr;    // [N], or null; null with y_fp32
+  const BFloat16* bias = nullptr;    // [N], or null; null with y_fp32 or adds
   int64_t m = 0;                     // rows >= 0
   int64_t n = 0;                     // >= 1, a multiple of 8
   int64_t k = 0;                     // >= 1, a multiple of 8
-  // Output, device memory, 16-byte aligned: exactly one of them.
+  bool adds = false;                 // y is read too: what is there is added before rounding
+  // Output, device memory, 16-byte aligned: exactly one of them. Overlaps no input.
   BFloat16* y = nullptr;    // [M, N], rounded once
   float* y_fp32 = nullptr;  // [M, N]
 };
@@ -45,7 +46,7 @@ class GemmCuda {
   // which are.
   virtual KernelStatus Prepare(const GemmCudaParams& p) = 0;
   // kInvalidArgument for sizes or pointers outside the above; kUnimplemented for a bias with
-  // y_fp32; kLibraryFailure.
+  // y_fp32 or adds; kLibraryFailure.
   virtual KernelStatus Run(const GemmCudaParams& p, DeviceStream stream) = 0;
 };
 

@@ -77,9 +77,10 @@ __global__ __launch_bounds__(kThreads) void GemvKernel(GemmCudaParams p) {
   if (p.bias != nullptr) sum += BFloat16ToFloat(p.bias[output + o].bits);
   const int64_t at = row * p.n + output + o;
   if (p.y != nullptr) {
+    if (p.adds) sum += BFloat16ToFloat(p.y[at].bits);
     p.y[at].bits = FloatToBFloat16(sum);
   } else {
-    p.y_fp32[at] = sum;
+    p.y_fp32[at] = p.adds ? p.y_fp32[at] + sum : sum;
   }
 }
 

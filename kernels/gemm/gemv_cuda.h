@@ -11,8 +11,8 @@ namespace longhaul::kernels {
 inline constexpr int64_t kMaxGemvRows = 2;
 
 // The product of gemm_cuda.h for M <= kMaxGemvRows, bound by reading the weight. Bias with either
-// output. A row's bits do not depend on M. kInvalidArgument for sizes or pointers outside the
-// contract there, or more rows.
+// output and with adds. A row's bits do not depend on M. kInvalidArgument for sizes or pointers
+// outside the contract there, or more rows.
 KernelStatus GemvCuda(const GemmCudaParams& p, DeviceStream stream);
 
 }  // namespace longhaul::kernels

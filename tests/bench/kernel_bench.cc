@@ -135,14 +135,12 @@ BENCHMARK(BM_AttentionDecode)->ArgName("bf16")->Arg(0)->Arg(1);
 
 void BM_RmsNorm(benchmark::State& state) {
   std::mt19937_64 random(1);
-  std::vector<float> x = Normal(random, 1024 * 256);
-  const std::vector<float> residual = Normal(random, 1024 * 256, 0);
+  const std::vector<float> x = Normal(random, 1024 * 256);
   const std::vector<float> weight = Normal(random, 256);
   std::vector<float> out(x.size());
   SerialParallel serial;
   for (auto _ : state) {
     benchmark::DoNotOptimize(RmsNormCpu({.x = x.data(),
-                                         .residual = residual.data(),
                                          .weight = weight.data(),
                                          .num_rows = 1024,
                                          .hidden = 256,

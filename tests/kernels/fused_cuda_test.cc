@@ -125,30 +125,19 @@ TEST(EmbeddingCudaSizes, AreRefusedUnlessRowsAreWholeAlignedVectors) {
   EXPECT_EQ(EmbeddingCuda(bad, {}), KernelStatus::kInvalidArgument);
 }
 
-// Rows of a residual stream, what is added to them, and what the norm makes of them.
-struct NormRows {
-  std::vector<BFloat16> x, out;
-};
-
 struct NormCase {
   NormCase(std::mt19937_64& random, int64_t rows, int32_t width)
       : hidden(width),
         x(ToBFloat16(Normal(random, rows * width, 3))),
-        residual(ToBFloat16(Normal(random, rows * width))),
         weight(Normal(random, width)) {}
 
   // Of rows [begin, begin + rows).
-  NormRows Run(int64_t begin, int64_t rows, bool with_residual, DeviceStream stream) const {
-    const auto part = [&](const std::vector<BFloat16>& all) {
-      return std::vector<BFloat16>(all.begin() + begin * hidden,
-                                   all.begin() + (begin + rows) * hidden);
-    };
-    const DeviceArray<BFloat16> device_x(part(x));
-    const DeviceArray<BFloat16> device_residual(part(residual));
+  std::vector<float> Run(int64_t begin, int64_t rows, DeviceStream stream) const {
+    const DeviceArray<BFloat16> device_x(
+        std::vector<BFloat16>(x.begin() + begin * hidden, x.begin() + (begin + rows) * hidden));
     const DeviceArray<float> device_weight(weight);
     const DeviceArray<BFloat16> out(rows * hidden);
     EXPECT_EQ(RmsNormCuda({.x = device_x.data(),
-                           .residual = with_residual ? device_residual.data() : nullptr,
                            .weight = device_weight.data(),
                            .num_rows = rows,
                            .hidden = hidden,
@@ -156,41 +145,30 @@ struct NormCase {
                            .out = out.data()},
                           stream),
               KernelStatus::kOk);
-    return {device_x.Download(), out.Download()};
+    return ToFloat(out.Download());
   }
 
   const int32_t hidden;
-  const std::vector<BFloat16> x, residual;
+  const std::vector<BFloat16> x;
   const std::vector<float> weight;
 };
 
-TEST_F(RmsNormOnDevice, EqualsReferenceWithAndWithoutResidual) {
+TEST_F(RmsNormOnDevice, EqualsReference) {
   std::mt19937_64 random = FreshRandom();
   for (const int32_t hidden : kWidths) {
     for (const int64_t rows : {1, 2, 33}) {
-      for (const bool with_residual : {false, true}) {
-        SCOPED_TRACE(::testing::Message() << rows << " x " << hidden << " " << with_residual);
-        const NormCase c(random, rows, hidden);
-        const NormRows got = c.Run(0, rows, with_residual, stream());
-        // The norm is of x as it is stored, that is, rounded.
-        std::vector<float> x = ToFloat(c.x);
-        if (with_residual) {
-          const std::vector<float> residual = ToFloat(c.residual);
-          ASSERT_EQ(AddRef({.x = x.data(), .y = residual.data(), .size = rows * hidden}),
-                    KernelStatus::kOk);
-          x = ToFloat(ToBFloat16(x));
-        }
-        std::vector<float> want = Poisoned(rows * hidden);
-        ASSERT_EQ(RmsNormRef({.x = x.data(),
-                              .weight = c.weight.data(),
-                              .num_rows = rows,
-                              .hidden = hidden,
-                              .eps = 1e-6f,
-                              .out = want.data()}),
-                  KernelStatus::kOk);
-        EXPECT_TRUE(SameBits(ToFloat(got.x), x));
-        EXPECT_TRUE(Near(ToFloat(got.out), want, longhaul::testing::kBFloat16Tolerance));
-      }
+      SCOPED_TRACE(::testing::Message() << rows << " x " << hidden);
+      const NormCase c(random, rows, hidden);
+      const std::vector<float> x = ToFloat(c.x);
+      std::vector<float> want = Poisoned(rows * hidden);
+      ASSERT_EQ(RmsNormRef({.x = x.data(),
+                            .weight = c.weight.data(),
+                            .num_rows = rows,
+                            .hidden = hidden,
+                            .eps = 1e-6f,
+                            .out = want.data()}),
+                KernelStatus::kOk);
+      EXPECT_TRUE(Near(c.Run(0, rows, stream()), want, longhaul::testing::kBFloat16Tolerance));
     }
   }
 }
@@ -199,13 +177,9 @@ TEST_F(RmsNormOnDevice, ARowHasTheSameBitsAlone) {
   std::mt19937_64 random = FreshRandom();
   for (const int32_t hidden : {256, 3584}) {
     const NormCase c(random, 40, hidden);
-    const NormRows whole = c.Run(0, 40, /*with_residual=*/true, stream());
-    const std::vector<float> x = ToFloat(whole.x);
-    const std::vector<float> out = ToFloat(whole.out);
+    const std::vector<float> whole = c.Run(0, 40, stream());
     for (int64_t row = 0; row < 40; ++row) {
-      const NormRows alone = c.Run(row, 1, /*with_residual=*/true, stream());
-      EXPECT_TRUE(SameBits(ToFloat(alone.x).data(), &x[row * hidden], hidden)) << row;
-      EXPECT_TRUE(SameBits(ToFloat(alone.out).data(), &out[row * hidden], hidden)) << row;
+      EXPECT_TRUE(SameBits(c.Run(row, 1, stream()).data(), &whole[row * hidden], hidden)) << row;
     }
   }
 }
@@ -223,13 +197,13 @@ TEST_F(RmsNormOnDevice, MayWriteOverItsInput) {
                          .out = x.data()},
                         stream()),
             KernelStatus::kOk);
-  EXPECT_TRUE(SameBits(ToFloat(x.Download()), ToFloat(c.Run(0, 5, false, stream()).out)));
+  EXPECT_TRUE(SameBits(ToFloat(x.Download()), c.Run(0, 5, stream())));
 }
 
 TEST(RmsNormCudaSizes, AreRefusedUnlessRowsAreWholeAlignedVectors) {
   alignas(16) BFloat16 memory[64];
   alignas(16) float weight[16];
-  const RmsNormParams<BFloat16> good = {memory, memory + 16, weight, 0, 8, 1e-6f, memory + 32};
+  const RmsNormParams<BFloat16> good = {memory, weight, 0, 8, 1e-6f, memory + 32};
   EXPECT_EQ(RmsNormCuda(good, {}), KernelStatus::kOk);
   for (const int32_t hidden : {-8, 0, 7, 12, 8200}) {
     RmsNormParams<BFloat16> bad = good;
@@ -242,9 +216,8 @@ TEST(RmsNormCudaSizes, AreRefusedUnlessRowsAreWholeAlignedVectors) {
     return RmsNormCuda(bad, {}) == KernelStatus::kInvalidArgument;
   };
   EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.x += 1; }));
-  EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.residual += 1; }));
   EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.weight += 1; }));
-  EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.out = p.x; }));
+  EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.out += 1; }));
   EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.eps = 0; }));
   EXPECT_TRUE(refused([](RmsNormParams<BFloat16>& p) { p.num_rows = -1; }));
 }

@@ -109,14 +109,17 @@ struct Problem {
   int64_t n, k;
 };
 
-// Checks outputs at random places, the corners among them.
+// Checks outputs at random places, the corners among them. `there` are those before, of a call that
+// adds.
 void ExpectSampled(const Problem& problem, const std::vector<float>& y, int64_t rows, bool has_bias,
-                   const Tolerance& tolerance, std::mt19937_64& random) {
+                   const Tolerance& tolerance, std::mt19937_64& random,
+                   const std::vector<float>& there = {}) {
   for (int64_t i = 0; i < kSampledOutputs; ++i) {
     const int64_t row = i < 4 ? (i / 2) * (rows - 1) : Uniform(random, 0, rows - 1);
     const int64_t column = i < 4 ? (i % 2) * (problem.n - 1) : Uniform(random, 0, problem.n - 1);
-    const double want = problem.Expected(row, column, has_bias);
-    const double got = y[row * problem.n + column];
+    const int64_t at = row * problem.n + column;
+    const double want = problem.Expected(row, column, has_bias) + (there.empty() ? 0 : there[at]);
+    const double got = y[at];
     ASSERT_LE(std::abs(got - want), tolerance.abs + tolerance.rel * std::abs(want))
         << "row " << row << " column " << column << ": " << got << ", not " << want;
   }
@@ -200,6 +203,30 @@ TEST_F(GemmCudaTest, EqualsSumsInDoubleForLogitsOfThe7b) {
   }
 }
 
+// On either side of the borders between algorithms and tiles, for the layers that add their product
+// to the residual stream.
+TEST_F(GemmCudaTest, AddsToWhatIsThereAndRoundsTheSumOnce) {
+  std::mt19937_64 random = FreshRandom();
+  for (const Shape shape : {kDemoShapes[1], kDemoShapes[3], k7bShapes[1], k7bShapes[3]}) {
+    const Problem problem = Problem::Quick(random, 8193, shape);
+    const std::vector<float> before = NormalBFloat16(random, 8193 * shape.n, 30);
+    for (const int64_t m : {1, 2, 3, 127, 128, 129, 8193}) {
+      SCOPED_TRACE(::testing::Message() << "m " << m << " n " << shape.n << " k " << shape.k);
+      const std::vector<float> there(before.begin(), before.begin() + m * shape.n);
+      const DeviceArray<BFloat16> y(ToBFloat16(there));
+      GemmCudaParams p = problem.Params(0, m);
+      p.adds = true;
+      p.y = y.data();
+      ASSERT_EQ(Run(p), KernelStatus::kOk);
+      Sync();
+      ExpectSampled(problem, ToFloat(y.Download()), m, /*has_bias=*/false,
+                    GemmCudaTolerance(static_cast<double>(shape.k), kQuickDeviation,
+                                      /*is_bfloat16=*/true),
+                    random, there);
+    }
+  }
+}
+
 // What chunked prefill and prefix caching stand on.
 TEST_F(GemmCudaTest, From128RowsOnARowsBitsDoNotDependOnTheirNumber) {
   std::mt19937_64 random = FreshRandom();
@@ -208,11 +235,15 @@ TEST_F(GemmCudaTest, From128RowsOnARowsBitsDoNotDependOnTheirNumber) {
   shapes.insert(shapes.end(), std::begin(k7bShapes), std::end(k7bShapes));
   for (const Shape shape : shapes) {
     const Problem problem = Problem::Quick(random, kRows, shape);
-    for (const bool has_bias : {false, true}) {
-      const auto run = [&](int64_t begin, int64_t rows) {
-        const DeviceArray<BFloat16> y(rows * shape.n);
+    const std::vector<BFloat16> there = QuickBFloat16(random, kRows * shape.n);
+    for (const auto& [has_bias, adds] :
+         {std::pair{false, false}, std::pair{true, false}, std::pair{false, true}}) {
+      const auto run = [&, has_bias = has_bias, adds = adds](int64_t begin, int64_t rows) {
+        const DeviceArray<BFloat16> y(std::vector<BFloat16>(
+            there.begin() + begin * shape.n, there.begin() + (begin + rows) * shape.n));
         GemmCudaParams p = problem.Params(begin, rows);
         p.y = y.data();
+        p.adds = adds;
         if (has_bias) p.bias = problem.bias.data();
         EXPECT_EQ(Run(p), KernelStatus::kOk);
         Sync();
@@ -229,7 +260,7 @@ TEST_F(GemmCudaTest, From128RowsOnARowsBitsDoNotDependOnTheirNumber) {
         EXPECT_EQ(std::memcmp(part.data(), &whole[begin * shape.n], part.size() * sizeof(BFloat16)),
                   0)
             << "rows " << begin << " + " << rows << " n " << shape.n << " k " << shape.k
-            << (has_bias ? " with bias" : "");
+            << (has_bias ? " with bias" : "") << (adds ? ", added" : "");
       }
     }
   }
@@ -239,18 +270,23 @@ TEST_F(GemmCudaTest, UpTo2RowsARowsBitsDoNotDependOnTheirNumber) {
   std::mt19937_64 random = FreshRandom();
   for (const Shape shape : {kDemoShapes[0], k7bShapes[0], k7bShapes[3]}) {
     const Problem problem = Problem::Quick(random, 2, shape);
-    const auto run = [&](int64_t begin, int64_t rows) {
-      const DeviceArray<float> y(rows * shape.n);
-      GemmCudaParams p = problem.Params(begin, rows);
-      p.y_fp32 = y.data();
-      EXPECT_EQ(Run(p), KernelStatus::kOk);
-      Sync();
-      return y.Download();
-    };
-    const std::vector<float> whole = run(0, 2);
-    for (int64_t row = 0; row < 2; ++row) {
-      EXPECT_TRUE(longhaul::testing::SameBits(run(row, 1).data(), &whole[row * shape.n], shape.n))
-          << "row " << row << " n " << shape.n << " k " << shape.k;
+    const std::vector<float> there = NormalBFloat16(random, 2 * shape.n);
+    for (const bool adds : {false, true}) {
+      const auto run = [&](int64_t begin, int64_t rows) {
+        const DeviceArray<float> y(std::vector<float>(there.begin() + begin * shape.n,
+                                                      there.begin() + (begin + rows) * shape.n));
+        GemmCudaParams p = problem.Params(begin, rows);
+        p.y_fp32 = y.data();
+        p.adds = adds;
+        EXPECT_EQ(Run(p), KernelStatus::kOk);
+        Sync();
+        return y.Download();
+      };
+      const std::vector<float> whole = run(0, 2);
+      for (int64_t row = 0; row < 2; ++row) {
+        EXPECT_TRUE(longhaul::testing::SameBits(run(row, 1).data(), &whole[row * shape.n], shape.n))
+            << "row " << row << " n " << shape.n << " k " << shape.k << (adds ? ", added" : "");
+      }
     }
   }
 }
@@ -334,6 +370,11 @@ TEST_F(GemmCudaTest, RefusesWhatIsOutsideTheContract) {
   EXPECT_EQ(status([&](auto& p) {
               p.y = nullptr;
               p.y_fp32 = y_fp32.data();
+              p.bias = problem.bias.data();
+            }),
+            KernelStatus::kUnimplemented);
+  EXPECT_EQ(status([&](auto& p) {
+              p.adds = true;
               p.bias = problem.bias.data();
             }),
             KernelStatus::kUnimplemented);

@@ -55,13 +55,15 @@ class ForwardingBackend : public worker::backend::Backend {
   absl::Status Embed(TensorView table, const RowPlan& plan, TensorView out) override {
     return backend_->Embed(table, plan, out);
   }
-  absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
-                       TensorView out) override {
-    return backend_->RmsNorm(x, residual, weight, eps, out);
+  absl::Status RmsNorm(TensorView x, TensorView weight, double eps, TensorView out) override {
+    return backend_->RmsNorm(x, weight, eps, out);
   }
   absl::Status Add(TensorView x, TensorView y) override { return backend_->Add(x, y); }
   absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) override {
     return backend_->Linear(x, linear, y);
+  }
+  absl::Status LinearAdd(TensorView x, TensorView weight, TensorView y) override {
+    return backend_->LinearAdd(x, weight, y);
   }
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
     return backend_->SiluMul(gate_up, out);

@@ -20,10 +20,9 @@ class PoisoningBackend final : public ForwardingBackend {
     Poison({out});
     return ForwardingBackend::Embed(table, plan, out);
   }
-  absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
-                       TensorView out) override {
+  absl::Status RmsNorm(TensorView x, TensorView weight, double eps, TensorView out) override {
     Poison({out});
-    return ForwardingBackend::RmsNorm(x, residual, weight, eps, out);
+    return ForwardingBackend::RmsNorm(x, weight, eps, out);
   }
   absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) override {
     Poison({y});

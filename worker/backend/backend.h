@@ -150,15 +150,23 @@ class Backend {
 
   // out[t] = table[ids[t]], the plan's ids, within [0, V). table [V, E], out [T, E].
   virtual absl::Status Embed(TensorView table, const RowPlan& plan, TensorView out) = 0;
-  // With residual (data not null): x += residual. out = x / sqrt(mean(x^2) + eps) * weight.
-  virtual absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
-                               TensorView out) = 0;
+  // out = x / sqrt(mean(x^2) + eps) * weight.
+  virtual absl::Status RmsNorm(TensorView x, TensorView weight, double eps, TensorView out) = 0;
   // x += y.
   virtual absl::Status Add(TensorView x, TensorView y) = 0;
   // y may be fp32 whatever the activations are.
   virtual absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) = 0;
+  // y += x weight^T: the residual stream takes up a layer's output.
+  virtual absl::Status LinearAdd(TensorView x, TensorView weight, TensorView y) = 0;
   // out [T, I] = silu(gate) * up of gate_up [T, 2I] = [gate | up].
   virtual absl::Status SiluMul(TensorView gate_up, TensorView out) = 0;
+  // Linear into gate_up, then SiluMul: the same bits, but gate_up, of that size, may be left as it
+  // is by a device that needs no room for it.
+  virtual absl::Status GatedLinear(TensorView x, const LinearWeight& linear, TensorView gate_up,
+                                   TensorView out) {
+    const absl::Status done = Linear(x, linear, gate_up);
+    return done.ok() ? SiluMul(gate_up, out) : done;
+  }
 
   // Rotates q and k of qkv [T, (Hq + 2 Hkv) D], multiplies q by the plan's query_scale, writes K
   // and V to the cache.

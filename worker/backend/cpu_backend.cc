@@ -207,10 +207,8 @@ class CpuBackend final : public Backend {
     return ToStatus(kernels::EmbeddingCpu(params, parallel_), "embedding", Sizes(table, out));
   }
 
-  absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
-                       TensorView out) override {
+  absl::Status RmsNorm(TensorView x, TensorView weight, double eps, TensorView out) override {
     const kernels::RmsNormParams<float> params = {.x = x.f32(),
-                                                  .residual = residual.f32(),
                                                   .weight = weight.f32(),
                                                   .num_rows = x.rows,
                                                   .hidden = static_cast<int32_t>(x.cols),
@@ -240,6 +238,15 @@ class CpuBackend final : public Backend {
     }
     params.workspace = workspace_.data();
     return ToStatus(kernels::GemmCpu(params, parallel_), "gemm", Sizes(x, linear.weight));
+  }
+
+  absl::Status LinearAdd(TensorView x, TensorView weight, TensorView y) override {
+    if (product_.bytes() < y.bytes()) {
+      ASSIGN_OR_RETURN(product_, Allocate(y.bytes()));
+    }
+    const TensorView product{product_.data(), y.dtype, y.rows, y.cols};
+    RETURN_IF_ERROR(Linear(x, {weight, {}}, product));
+    return Add(y, product);
   }
 
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
@@ -347,6 +354,7 @@ class CpuBackend final : public Backend {
 
   PoolParallel parallel_;
   DeviceBuffer workspace_;          // of the largest gemm so far
+  DeviceBuffer product_;            // of the largest LinearAdd so far
   std::vector<int64_t> positions_;  // of the rows being planned
 };
 

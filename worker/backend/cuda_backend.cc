@@ -285,11 +285,9 @@ class CudaBackend final : public Backend {
     return Launched(kernels::EmbeddingCuda(params, stream()), "embedding", Sizes(table, out));
   }
 
-  absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
-                       TensorView out) override {
+  absl::Status RmsNorm(TensorView x, TensorView weight, double eps, TensorView out) override {
     RETURN_IF_ERROR(Enter());
     const kernels::RmsNormParams<BFloat16> params = {.x = Bf16(x),
-                                                     .residual = Bf16(residual),
                                                      .weight = weight.f32(),
                                                      .num_rows = x.rows,
                                                      .hidden = static_cast<int32_t>(x.cols),
@@ -305,22 +303,11 @@ class CudaBackend final : public Backend {
   }
 
   absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) override {
-    RETURN_IF_ERROR(Enter());
-    const bool fp32 = y.dtype == DType::kFloat32;
-    const kernels::GemmCudaParams params = {.x = Bf16(x),
-                                            .weight = Bf16(linear.weight),
-                                            .bias = Bf16(linear.bias),
-                                            .m = x.rows,
-                                            .n = linear.weight.rows,
-                                            .k = linear.weight.cols,
-                                            .y = fp32 ? nullptr : Bf16(y),
-                                            .y_fp32 = fp32 ? y.f32() : nullptr};
-    if (params.n % 8 != 0 || params.k % 8 != 0) {
-      return absl::UnimplementedError(
-          absl::StrCat("gemm(", Sizes(x, linear.weight),
-                       "): outputs and inputs of a linear layer must be multiples of 8"));
-    }
-    return Launched(gemm_->Run(params, stream()), "gemm", Sizes(x, linear.weight));
+    return Multiply(x, linear, y, /*adds=*/false);
+  }
+
+  absl::Status LinearAdd(TensorView x, TensorView weight, TensorView y) override {
+    return Multiply(x, {weight, {}}, y, /*adds=*/true);
   }
 
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
@@ -439,6 +426,27 @@ class CudaBackend final : public Backend {
     const cudaError_t error = EnterDevice();
     if (error == cudaSuccess) return absl::OkStatus();
     return CudaStatus(error, absl::StrCat("using CUDA device ", device_));
+  }
+
+  // A linear layer; or adds its product to y.
+  absl::Status Multiply(TensorView x, const LinearWeight& linear, TensorView y, bool adds) {
+    RETURN_IF_ERROR(Enter());
+    const bool fp32 = y.dtype == DType::kFloat32;
+    const kernels::GemmCudaParams params = {.x = Bf16(x),
+                                            .weight = Bf16(linear.weight),
+                                            .bias = Bf16(linear.bias),
+                                            .m = x.rows,
+                                            .n = linear.weight.rows,
+                                            .k = linear.weight.cols,
+                                            .adds = adds,
+                                            .y = fp32 ? nullptr : Bf16(y),
+                                            .y_fp32 = fp32 ? y.f32() : nullptr};
+    if (params.n % 8 != 0 || params.k % 8 != 0) {
+      return absl::UnimplementedError(
+          absl::StrCat("gemm(", Sizes(x, linear.weight),
+                       "): outputs and inputs of a linear layer must be multiples of 8"));
+    }
+    return Launched(gemm_->Run(params, stream()), "gemm", Sizes(x, linear.weight));
   }
 
   static std::string SizesOf(const CudaRowPlan& plan, const KvLayer& kv) {

@@ -137,6 +137,11 @@ absl::Status Qwen2::Embed(Activations& activations) {
   return SumShards(activations.hidden_);  // exact: all but one summand are zeros
 }
 
+absl::Status Qwen2::TakeUp(TensorView x, const backend::LinearWeight& linear, TensorView hidden) {
+  return weights_.range.tensor_parallel_rank == 0 ? backend_.LinearAdd(x, linear.weight, hidden)
+                                                  : backend_.Linear(x, linear, hidden);
+}
+
 absl::Status Qwen2::SumShards(TensorView inout) {
   return sums_ == nullptr ? absl::OkStatus() : sums_->Sum(inout);
 }
@@ -155,16 +160,15 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
   const TensorView norm = scratch_.norm.Rows(0, num_rows);
   const TensorView qkv = scratch_.qkv.Rows(0, num_rows);
   const TensorView attended = scratch_.attended.Rows(0, num_rows);
-  const TensorView delta = scratch_.delta.Rows(0, num_rows);
 
   // x += Wo attention(rope(Wqkv norm(x)))
-  RETURN_IF_ERROR(backend_.RmsNorm(hidden, {}, weights.input_norm, eps, norm));
+  RETURN_IF_ERROR(backend_.RmsNorm(hidden, weights.input_norm, eps, norm));
   RETURN_IF_ERROR(backend_.Linear(norm, weights.qkv, qkv));
   RETURN_IF_ERROR(backend_.RotateAndStore(qkv, plan, kv, scratch_.queries));
   RETURN_IF_ERROR(backend_.Attend(scratch_.queries, plan, kv, attended));
-  RETURN_IF_ERROR(backend_.Linear(attended, weights.out, delta));
-  RETURN_IF_ERROR(SumShards(delta));
-  RETURN_IF_ERROR(backend_.RmsNorm(hidden, delta, weights.post_attention_norm, eps, norm));
+  RETURN_IF_ERROR(TakeUp(attended, weights.out, hidden));
+  RETURN_IF_ERROR(SumShards(hidden));
+  RETURN_IF_ERROR(backend_.RmsNorm(hidden, weights.post_attention_norm, eps, norm));
 
   // x += Wdown (silu(Wgate norm(x)) * Wup norm(x)), some rows at a time
   int64_t count = 0;
@@ -175,12 +179,10 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
                                                           : std::min(kMlpRows, rest);
     const TensorView gate_up = scratch_.gate_up.Rows(0, count);
     const TensorView inner = scratch_.inner.Rows(0, count);
-    RETURN_IF_ERROR(backend_.Linear(norm.Rows(begin, count), weights.gate_up, gate_up));
-    RETURN_IF_ERROR(backend_.SiluMul(gate_up, inner));
-    RETURN_IF_ERROR(backend_.Linear(inner, weights.down, delta.Rows(begin, count)));
+    RETURN_IF_ERROR(backend_.GatedLinear(norm.Rows(begin, count), weights.gate_up, gate_up, inner));
+    RETURN_IF_ERROR(TakeUp(inner, weights.down, hidden.Rows(begin, count)));
   }
-  RETURN_IF_ERROR(SumShards(delta));
-  return backend_.Add(hidden, delta);
+  return SumShards(hidden);
 }
 
 absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
@@ -207,7 +209,7 @@ absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,
     const int64_t first = rows[static_cast<size_t>(begin)];
     int64_t run = 1;  // rows that lie one behind the other
     while (begin + run < count && rows[static_cast<size_t>(begin + run)] == first + run) ++run;
-    RETURN_IF_ERROR(backend_.RmsNorm(activations.hidden_.Rows(first, run), {}, weights_.final_norm,
+    RETURN_IF_ERROR(backend_.RmsNorm(activations.hidden_.Rows(first, run), weights_.final_norm,
                                      config_.rms_norm_eps, logits_.norm.Rows(begin, run)));
     begin += run;
   }
@@ -245,7 +247,6 @@ absl::Status Qwen2::ReserveScratch(int64_t rows) {
                             scratch_.queries.succ = carver.Take(dtype, rows, query_cols);
                             scratch_.queries.inter = carver.Take(dtype, rows, query_cols);
                             scratch_.attended = carver.Take(dtype, rows, query_cols);
-                            scratch_.delta = carver.Take(dtype, rows, config_.hidden_size);
                             scratch_.gate_up =
                                 carver.Take(dtype, mlp_rows, layer.gate_up.weight.rows);
                             scratch_.inner = carver.Take(dtype, mlp_rows, layer.down.weight.cols);

@@ -110,7 +110,6 @@ class Qwen2 {
     TensorView qkv;   // [T, (Hq + 2 Hkv) D]
     backend::RotatedQueries queries;
     TensorView attended;  // [T, Hq D]
-    TensorView delta;     // [T, E]
     TensorView gate_up;   // [min(T, kMlpRows), 2 I]
     TensorView inner;     // [min(T, kMlpRows), I]
   };
@@ -128,6 +127,9 @@ class Qwen2 {
   absl::Status ReserveLogits(int64_t rows);
   // A token's row of the embedding: of zeros where it is another shard's.
   TokenId EmbeddingRow(TokenId id) const;
+  // hidden += x weight^T, once the shards are summed: shard 0 alone adds, the others have their
+  // products in the place of hidden, which is whole again after SumShards.
+  absl::Status TakeUp(TensorView x, const backend::LinearWeight& linear, TensorView hidden);
   // Sums over the shards, if there are several.
   absl::Status SumShards(TensorView inout);
   // Puts the shards' parts of the first `count` rows of logits side by side on shard 0.

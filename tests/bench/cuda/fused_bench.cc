@@ -47,22 +47,18 @@ void AddCase(DeviceBench& bench, int64_t rows) {
   });
 }
 
-void RmsNormCase(DeviceBench& bench, int64_t rows, bool with_residual) {
+void RmsNormCase(DeviceBench& bench, int64_t rows) {
   const int64_t size = rows * kHidden;
   const float* weight = bench.Take<float>(kHidden);
-  bench.Run({with_residual ? "rms_norm_residual" : "rms_norm", Shape(rows, "E", kHidden),
-             (with_residual ? 4 : 2) * size * kElement},
-            [&](int) {
-              const kernels::RmsNormParams<BFloat16> p = {
-                  .x = bench.Take<BFloat16>(size),
-                  .residual = with_residual ? bench.Take<BFloat16>(size) : nullptr,
-                  .weight = weight,
-                  .num_rows = rows,
-                  .hidden = kHidden,
-                  .eps = 1e-6f,
-                  .out = bench.Take<BFloat16>(size)};
-              return [p](DeviceStream stream) { return RmsNormCuda(p, stream); };
-            });
+  bench.Run({"rms_norm", Shape(rows, "E", kHidden), 2 * size * kElement}, [&](int) {
+    const kernels::RmsNormParams<BFloat16> p = {.x = bench.Take<BFloat16>(size),
+                                                .weight = weight,
+                                                .num_rows = rows,
+                                                .hidden = kHidden,
+                                                .eps = 1e-6f,
+                                                .out = bench.Take<BFloat16>(size)};
+    return [p](DeviceStream stream) { return RmsNormCuda(p, stream); };
+  });
 }
 
 void SiluMulCase(DeviceBench& bench, int64_t rows) {
@@ -86,8 +82,7 @@ void FusedBench(DeviceBench& bench) {
   for (const int64_t rows : kRowCounts) {
     EmbeddingCase(bench, rows);
     AddCase(bench, rows);
-    RmsNormCase(bench, rows, /*with_residual=*/false);
-    RmsNormCase(bench, rows, /*with_residual=*/true);
+    RmsNormCase(bench, rows);
     SiluMulCase(bench, rows);
   }
 }

@@ -46,20 +46,15 @@ class RoundingBackend final : public ForwardingBackend {
  public:
   RoundingBackend() : ForwardingBackend(worker::backend::MakeCpuBackend(2)) {}
 
-  absl::Status RmsNorm(TensorView x, TensorView residual, TensorView weight, double eps,
-                       TensorView out) override {
-    if (residual.data != nullptr) {
-      const absl::Status added = Add(x, residual);
-      if (!added.ok()) return added;
-    }
-    return Rounded(ForwardingBackend::RmsNorm(x, {}, weight, eps, out), out);
-  }
-  absl::Status Add(TensorView x, TensorView y) override {
-    return Rounded(ForwardingBackend::Add(x, y), x);
+  absl::Status RmsNorm(TensorView x, TensorView weight, double eps, TensorView out) override {
+    return Rounded(ForwardingBackend::RmsNorm(x, weight, eps, out), out);
   }
   absl::Status Linear(TensorView x, const LinearWeight& linear, TensorView y) override {
     const absl::Status done = ForwardingBackend::Linear(x, linear, y);
     return linear.weight.rows == kModel.vocab_size ? done : Rounded(done, y);
+  }
+  absl::Status LinearAdd(TensorView x, TensorView weight, TensorView y) override {
+    return Rounded(ForwardingBackend::LinearAdd(x, weight, y), y);
   }
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
     return Rounded(ForwardingBackend::SiluMul(gate_up, out), out);

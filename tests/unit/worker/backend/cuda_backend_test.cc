@@ -166,6 +166,23 @@ TEST_F(CudaBackendTest, LinearWritesEitherType) {
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("multiples of 8")));
 }
 
+TEST_F(CudaBackendTest, LinearAddKeepsWhatWasThere) {
+  std::vector<float> weight(64, 0);
+  for (size_t i = 0; i < 8; ++i) weight[i * 8 + i] = 2;
+  for (const int64_t rows : {1, 3, 200}) {
+    std::vector<float> x(static_cast<size_t>(rows) * 8);
+    std::vector<float> sum(x.size());
+    for (size_t i = 0; i < x.size(); ++i) {
+      x[i] = static_cast<float>(i % 16) - 7;
+      sum[i] = static_cast<float>(i % 5);
+    }
+    const TensorView y = Halves(sum, rows);
+    ASSERT_OK(backend_->LinearAdd(Halves(x, rows), Halves(weight, 8), y));
+    for (size_t i = 0; i < x.size(); ++i) sum[i] += 2 * x[i];
+    EXPECT_EQ(HostHalves(y), sum) << rows;
+  }
+}
+
 TEST_F(CudaBackendTest, EmbedsThePlansIdsAndRefusesOthers) {
   std::vector<float> table(32);
   std::iota(table.begin(), table.end(), 0.0f);

@@ -276,7 +276,7 @@ TEST_F(DummyWeightsTest, ContentGivesLogitsOfUnitDeviationAndSinksFourMore) {
   std::vector<float> norm(x.size());
   std::vector<float> qkv((kSinks + kOthers) * 1280);
   const Weights::Layer& layer = weights.layers[0];
-  ASSERT_OK(backend_->RmsNorm(matrix(x, 256), {}, layer.input_norm, 1e-6, matrix(norm, 256)));
+  ASSERT_OK(backend_->RmsNorm(matrix(x, 256), layer.input_norm, 1e-6, matrix(norm, 256)));
   ASSERT_OK(backend_->Linear(matrix(norm, 256), layer.qkv, matrix(qkv, 1280)));
   std::vector<Row> sinks;
   std::vector<Row> others;
