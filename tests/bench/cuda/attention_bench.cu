@@ -1,9 +1,13 @@
 // Attention of the 7B's shape on one device: prefill chunks behind long histories, whole causal
 // prompts, one row of decode. Each case's answer is checked on some rows in double before it
 // counts. Prints a JSON line a case; attention_peers.py measures the peers in the same run.
+//   attention_bench                         every case, some calls each
+//   attention_bench --sustained SECONDS     one prefill case without a pause: what the card keeps
+//   up
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -22,6 +26,7 @@ constexpr int32_t kKvHeads = 4;
 constexpr int32_t kHeadDim = 128;
 constexpr int kRepeats = 7;
 constexpr int kCheckedRows = 6;
+constexpr int kCallsAhead = 4;  // sustained: enqueued before the first of them is waited for
 
 void Check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -93,7 +98,9 @@ class Bench {
     Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
   }
 
-  void Run(const Case& c) {
+  // With `sustained_seconds` above 0 for so long, and with the rates of its first second and second
+  // half.
+  void Run(const Case& c, double sustained_seconds = 0) {
     const PagedAttentionParams p = {.q_intra = q_[2],
                                     .q_succ = q_[1],
                                     .q_inter = q_[0],
@@ -127,6 +134,11 @@ class Bench {
     launch();
     Check(cudaStreamSynchronize(stream_), c.name.c_str());
     const double error = LargestError(c);
+    if (sustained_seconds > 0) {
+      Sustain(c, sustained_seconds, error, launch);
+      cudaFree(workspace);
+      return;
+    }
     std::vector<float> times;
     const int batch = c.is_decode ? 20 : 1;
     for (int i = 0; i < kRepeats; ++i) {
@@ -143,9 +155,7 @@ class Bench {
     }
     std::sort(times.begin(), times.end());
     const double ms = times[kRepeats / 2];
-    const double pairs = static_cast<double>(c.rows) * c.begin +
-                         0.5 * static_cast<double>(c.rows) * (static_cast<double>(c.rows) + 1);
-    const double flops = 4.0 * kHeadDim * kHeads * pairs;
+    const double flops = Flops(c);
     const double bytes = static_cast<double>(c.begin + c.rows) * kKvHeads * kHeadDim * 4;
     std::printf(
         "{\"op\": \"%s\", \"case\": \"%s\", \"ms\": %.4f, \"min_ms\": %.4f, \"max_ms\": %.4f, "
@@ -158,6 +168,58 @@ class Bench {
   }
 
  private:
+  static double Flops(const Case& c) {
+    const double pairs = static_cast<double>(c.rows) * c.begin +
+                         0.5 * static_cast<double>(c.rows) * (static_cast<double>(c.rows) + 1);
+    return 4.0 * kHeadDim * kHeads * pairs;
+  }
+
+  template <typename Launch>
+  void Sustain(const Case& c, double seconds, double error, const Launch& launch) {
+    const auto begin = std::chrono::steady_clock::now();
+    const auto elapsed = [begin] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    };
+    cudaEvent_t events[kCallsAhead + 1];  // event i % size: the end of call i - 1
+    constexpr int64_t kEvents = kCallsAhead + 1;
+    for (cudaEvent_t& event : events) Check(cudaEventCreate(&event), "event");
+    double first_ms = 0;
+    double late_ms = 0;
+    int64_t first_calls = 0;
+    int64_t late_calls = 0;
+    int64_t enqueued = 0;
+    Check(cudaEventRecord(events[0], stream_), "event");
+    for (int64_t done = 0; done < enqueued || elapsed() < seconds; ++done) {
+      while (enqueued < done + kCallsAhead && elapsed() < seconds) {
+        launch();
+        ++enqueued;
+        Check(cudaEventRecord(events[enqueued % kEvents], stream_), "event");
+      }
+      Check(cudaEventSynchronize(events[(done + 1) % kEvents]), c.name.c_str());
+      float ms = 0;
+      Check(cudaEventElapsedTime(&ms, events[done % kEvents], events[(done + 1) % kEvents]),
+            "event");
+      const double now = elapsed();
+      if (first_calls == 0 || now <= 1) {
+        first_ms += ms;
+        ++first_calls;
+      }
+      if (now > seconds / 2) {
+        late_ms += ms;
+        ++late_calls;
+      }
+    }
+    std::printf(
+        "{\"op\": \"prefill_attention_sustained\", \"case\": \"%s\", \"seconds\": %.1f, "
+        "\"calls\": %lld, \"tflops_first_second\": %.1f, \"tflops\": %.1f, \"largest_error\": "
+        "%.2e}\n",
+        c.name.c_str(), seconds, static_cast<long long>(enqueued),
+        Flops(c) * static_cast<double>(first_calls) / first_ms * 1e-9,
+        Flops(c) * static_cast<double>(late_calls) / late_ms * 1e-9, error);
+    for (cudaEvent_t event : events) cudaEventDestroy(event);
+    if (!(error < 1e-2)) std::exit(1);
+  }
+
   static float Value(BFloat16 x) { return BFloat16ToFloat(x.bits); }
 
   // Of some elements against sums in double.
@@ -219,11 +281,17 @@ class Bench {
   cudaStream_t stream_ = nullptr;
 };
 
-int Main() {
+int Main(int argc, char** argv) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
     std::printf("no CUDA device\n");
     return 0;
+  }
+  double sustained_seconds = 0;
+  if (argc == 3 && std::string(argv[1]) == "--sustained") sustained_seconds = std::atof(argv[2]);
+  if (argc != 1 && !(sustained_seconds > 0)) {
+    std::fprintf(stderr, "usage: attention_bench [--sustained SECONDS]\n");
+    return 2;
   }
   constexpr int64_t kMillion = 1 << 20;
   Bench bench(kMillion, 262'144);
@@ -240,6 +308,10 @@ int Main() {
       {"1 x 1048576", kMillion - 1, 1, 0, true},
       {"1 x 1048576, DCA 253952", kMillion - 1, 1, 253'952, true},
   };
+  if (sustained_seconds > 0) {
+    bench.Run({"causal 131072", 0, 131'072}, sustained_seconds);
+    return 0;
+  }
   for (const Case& c : cases) bench.Run(c);
   return 0;
 }
@@ -247,4 +319,4 @@ int Main() {
 }  // namespace
 }  // namespace longhaul::kernels
 
-int main() { return longhaul::kernels::Main(); }
+int main(int argc, char** argv) { return longhaul::kernels::Main(argc, argv); }

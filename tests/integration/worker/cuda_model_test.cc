@@ -24,13 +24,16 @@ namespace {
 
 using worker::backend::Backend;
 using worker::backend::KvDType;
+using worker::model::Qwen2;
 
 // Segments of 512: the longest prompt is in its tenth. Sizes are what linear layers of CUDA devices
 // take: multiples of 8.
 constexpr TinyModel kModel{.type = worker::model::StoredType::kBF16,
                            .num_kv_heads = 2,
                            .vocab_size = 304,
-                           .max_position_embeddings = 8192};
+                           .max_position_embeddings = 16'384};
+// The longest prompt of a test, and tokens behind it.
+constexpr int64_t kMaxTokens = 8704;
 
 // Logits on a CUDA device against the CPU's. The device rounds what each op writes to bf16 (8
 // bits), the CPU to fp32; weights and KV are bf16 on both. What that rounding does by itself
@@ -139,7 +142,7 @@ class CudaModel : public CudaTest {
     model.seed = std::random_device{}();
     std::cout << "seed " << model.seed << "\n";
     model.Write(folder_.path());
-    prompt_ = SplitMixTokens(static_cast<int64_t>(model.seed), 5000, kModel.vocab_size);
+    prompt_ = SplitMixTokens(model.seed, kMaxTokens, kModel.vocab_size);
   }
   // Skips what needs the device alone.
   void SetUp() override {}
@@ -149,7 +152,7 @@ class CudaModel : public CudaTest {
     auto runner = ModelRunner::Create({.model_dir = folder_.path(),
                                        .kv_dtype = KvDType::kBFloat16,
                                        .threads = 2,
-                                       .max_tokens = 5120,
+                                       .max_tokens = kMaxTokens,
                                        .host_slots = 2},
                                       std::move(backend));
     CHECK(runner.ok()) << runner.status();
@@ -228,6 +231,93 @@ TEST_F(CudaModel, LogitsDoNotDependOnHowAPromptWasCut) {
     ASSERT_EQ(cut.tokens, whole.tokens) << "cuts " << i;
     for (size_t step = 0; step < whole.logits.size(); ++step) {
       EXPECT_TRUE(SameBits(cut.logits[step], whole.logits[step])) << "cuts " << i;
+    }
+  }
+}
+
+// Which cuts give the same bits on a device: linear layers have one algorithm for all calls of
+// kFewRows rows or more, and all else is computed row by row. So do all cuts whose units have that
+// many rows. An MLP takes a unit's rows kMlpRows at a time, and its last tile takes some of the
+// tile before it rather than have too few: how a unit ends there is seen in no bit either. Rows of
+// a smaller unit may differ, within the rounding of bf16; those before it may not.
+//
+// A cut of `tokens` tokens, all of whose units have kFewRows rows. The last one has one more: rows
+// whose successors are scored, which its last row has not, go through the head together.
+struct ManyRows {
+  int64_t tokens;
+  std::vector<int64_t> chunks;
+};
+
+// Of every row, not the last one alone.
+void ExpectSameLogprobs(ModelRunner& runner, std::span<const TokenId> prompt,
+                        const std::vector<int64_t>& chunks) {
+  ASSERT_OK_AND_ASSIGN(const auto expected, runner.PromptLogprobs(prompt, 1));
+  ASSERT_OK_AND_ASSIGN(const auto actual, runner.PromptLogprobs(prompt, 1, {.chunks = chunks}));
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    ASSERT_EQ(*actual[i].logprob, *expected[i].logprob) << "row " << i;
+  }
+}
+
+void ExpectSameLogits(ModelRunner& runner, std::span<const TokenId> prompt,
+                      const std::vector<int64_t>& chunks) {
+  ASSERT_OK_AND_ASSIGN(const auto whole, runner.Generate(prompt, 2));
+  ASSERT_OK_AND_ASSIGN(const auto cut, runner.Generate(prompt, 2, {.chunks = chunks}));
+  ASSERT_EQ(cut.tokens, whole.tokens);
+  for (size_t step = 0; step < whole.logits.size(); ++step) {
+    EXPECT_TRUE(SameBits(cut.logits[step], whole.logits[step])) << "step " << step;
+  }
+}
+
+TEST_F(CudaModel, TheLastRowsOfAnMlpAreOnTheCpuAsAnyOthers) {
+  ExpectSameLogprobs(*CpuRunner(), Prompt(Qwen2::kMlpRows + 58), {Qwen2::kMlpRows, 58});
+}
+
+TEST_F(CudaModel, TheLastRowsOfAnMlpAreAsAnyOthers) {
+  NeedDevice();
+  if (IsSkipped()) return;
+  constexpr int64_t kMlp = Qwen2::kMlpRows;
+  constexpr int64_t kFew = Qwen2::kFewRows;
+  const auto cuda = CudaRunner();
+  const ManyRows cuts[] = {{kMlp + 58, {kMlp - kFew, kFew + 58}},  // the MLP's own tiles
+                           {kMlp + 58, {kMlp + 57 - kFew, kFew + 1}},
+                           {kMlp + 58, {kFew, kMlp + 58 - kFew}},
+                           {kMlp + 58, {kMlp / 2 + 29}},
+                           {kMlp - 1, {kMlp - 2 - kFew, kFew + 1}},  // units of one tile
+                           {kMlp, {kMlp - 1 - kFew, kFew + 1}},
+                           {kMlp + 1, {kMlp - kFew, kFew + 1}},  // a rest of 1, and the most
+                           {kMlp + kFew - 1, {kMlp / 2, kMlp / 2 + kFew - 1}},
+                           {kMlp + kFew, {kMlp / 2, kMlp / 2 + kFew}},  // enough for a tile
+                           {kMlp + kFew + 1, {kMlp, kFew + 1}}};
+  for (const ManyRows& cut : cuts) {
+    SCOPED_TRACE(std::to_string(cut.tokens) + " tokens, first " + std::to_string(cut.chunks[0]));
+    ExpectSameLogits(*cuda, Prompt(cut.tokens), cut.chunks);
+    ExpectSameLogprobs(*cuda, Prompt(cut.tokens), cut.chunks);
+  }
+}
+
+TEST_F(CudaModel, ALastUnitOfFewRowsIsWithinTheToleranceAndChangesNoneBefore) {
+  NeedDevice();
+  if (IsSkipped()) return;
+  constexpr int64_t kFirst = Qwen2::kMlpRows;
+  const auto cuda = CudaRunner();
+  for (const int64_t rest : {1, 2, 58, 127}) {
+    const auto prompt = Prompt(kFirst + rest);
+    const ModelRunner::Cuts cuts = {.chunks = {kFirst, rest}};
+    ASSERT_OK_AND_ASSIGN(const auto whole, cuda->Generate(prompt, 3));
+    ASSERT_OK_AND_ASSIGN(const auto cut, cuda->Generate(prompt, 3, cuts));
+    Differences differences;
+    differences.Add(cut, whole);
+    differences.Check("a last unit of " + std::to_string(rest));
+    ASSERT_OK_AND_ASSIGN(const auto expected, cuda->PromptLogprobs(prompt, 1));
+    ASSERT_OK_AND_ASSIGN(const auto actual, cuda->PromptLogprobs(prompt, 1, cuts));
+    ASSERT_EQ(actual.size(), expected.size());
+    for (size_t i = 0; i < actual.size(); ++i) {
+      if (i < static_cast<size_t>(kFirst)) {
+        ASSERT_EQ(*actual[i].logprob, *expected[i].logprob) << "rest " << rest << " row " << i;
+      } else {
+        EXPECT_NEAR(*actual[i].logprob, *expected[i].logprob, 2 * kLogitTolerance) << i;
+      }
     }
   }
 }
