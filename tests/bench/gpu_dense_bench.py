@@ -4,12 +4,13 @@
     gpu_dense_bench.py --build build/release --out docs/benchmarks/gpu-dense.json [--model DIR] [--skip kernels,...]
         [--lengths 32768 131072 262144 524288] [-- flags of longhaul serve]
 
-Parts: kernels (attention_bench, attention_peers.py, cuda_gemm_bench, cuda_kernel_bench), pass_keys (pass_key_bench.py),
-prompts (a 7B shape with dummy weights: --model, a folder with config.json and the tokenizer). Times of prompts are the
-client's, tokenizer included, prefix cache off. The floor of a prompt is what its linear layers and its attention take
-by the rates in the summary. Meanwhile memory, clocks and power are sampled; the peak of memory stands beside what the
-rank's budget allowed. Writes the summary with every sample after each prompt, and prints it. What FILE has from earlier
-runs and this one does not measure stays, other lengths too; `run` of a sample is the index of its run.
+Parts: kernels (attention_bench, attention_peers.py, cuda_gemm_bench, cuda_kernel_bench), sustained (gpu_sustained.py,
+with --sustained-seconds), pass_keys (pass_key_bench.py), prompts (a 7B shape with dummy weights: --model, a folder with
+config.json and the tokenizer). Times of prompts are the client's, tokenizer included, prefix cache off. The floor of a
+prompt is what its linear layers and its attention take by the rates in the summary. Meanwhile memory, clocks and power
+are sampled; the peak of memory stands beside what the rank's budget allowed, and status 1 says that it was exceeded.
+Writes the summary with every sample after each prompt, and prints it. What FILE has from earlier runs and this one does
+not measure stays, other lengths too; `run` of a sample is the index of its run.
 
     gpu_dense_bench.py --build build/release --out docs/benchmarks/gpu-dense.json --skip kernels,pass_keys --model DIR
         --lengths 1004000 -- --max-num-batched-tokens 16384         adds a million tokens, and nothing else
@@ -45,7 +46,7 @@ def json_lines(command, timeout=600):
 def measure_kernels(build, result):
     ours = json_lines([build / "bench" / "attention_bench"])
     peers = json_lines([sys.executable, SOURCE / "tests/bench/cuda/attention_peers.py"])
-    result["samples"] += [{"part": "kernels", "card": card(), "attention": ours, "peers": peers}]
+    result["samples"] += [{"part": "kernels", "run": len(result["runs"]) - 1, "card": card(), "attention": ours, "peers": peers}]
     cudnn = {line["case"]: line for line in peers if line["peer"] == "cudnn" and "tflops" in line}
     prefill = {line["case"]: line["tflops"] for line in ours if line["op"] == "prefill_attention"}
     result["attention_prefill_tflops"] = prefill
@@ -56,19 +57,49 @@ def measure_kernels(build, result):
     result["decode_1m_tb_per_s"] = decode["1 x 1048576"]
     gemm = json_lines([build / "bench" / "cuda_gemm_bench"])
     other = json_lines([build / "bench" / "cuda_kernel_bench"])
-    result["samples"] += [{"part": "kernels", "card": card(), "gemm": gemm, "other": other}]
+    result["samples"] += [{"part": "kernels", "run": len(result["runs"]) - 1, "card": card(), "gemm": gemm, "other": other}]
     rates = {line["shape"]: line["tflop_per_s"] for line in gemm if line["op"] == "gemm"}
     result["gemm_tflops"] = {name: next(rate for shape, rate in rates.items() if shape.startswith(f"{name} M=32768 "))
                              for name in GEMMS}
 
 
+def measure_sustained(build, seconds, result):
+    """Rates that the card keeps up; shares of them that the short measurements of attention have."""
+    lines = json_lines([sys.executable, SOURCE / "tests/bench/gpu_sustained.py", "--bench",
+                        build / "bench" / "attention_bench", "--seconds", str(seconds)])
+    gemm, attention = lines
+    result["samples"].append({"part": "sustained", "run": len(result["runs"]) - 1, "lines": lines})
+    result["sustained"] = {
+        "seconds": seconds, "gemm_tflops": gemm["tflops"], "gemm_tflops_of": gemm["products"],
+        "attention_tflops": attention["tflops"], "attention_case": attention["case"],
+        "attention_share_of_gemm": attention["share_of_gemm"],
+        "sm_mhz": {line["op"]: line["gpu"].get("sm_mhz") for line in lines},
+        "power_w": {line["op"]: line["gpu"].get("power_w") for line in lines}}
+    if "attention_prefill_tflops" in result:
+        result["sustained"]["attention_prefill_share_of_gemm"] = {
+            case: round(rate / gemm["tflops"], 3) for case, rate in result["attention_prefill_tflops"].items()}
+
+
 def floor_seconds(result, tokens):
-    """Linear layers and attention of a prompt by the rates of this run, seconds."""
+    """Linear layers and attention of a prompt by the rates in the summary, seconds."""
     linear = sum(2 * n * k * tokens * LAYERS / (result["gemm_tflops"][name] * 1e12) for name, (n, k) in GEMMS.items())
     cases = {int(case.split()[1]): rate for case, rate in result["attention_prefill_tflops"].items()
              if case.startswith("causal")}
     rate = cases[min(cases, key=lambda length: abs(length - tokens))]
-    return linear + 4 * HEAD_DIM * HEADS * LAYERS * tokens * tokens / 2 / (rate * 1e12)
+    return linear + attention_flops(tokens) / (rate * 1e12)
+
+
+def sustained_floor_seconds(result, tokens):
+    """The same by the rates that the card keeps up; None if they were not measured."""
+    if "sustained" not in result:
+        return None
+    rates = result["sustained"]
+    linear = sum(2 * n * k * tokens * LAYERS / (rates["gemm_tflops_of"][name] * 1e12) for name, (n, k) in GEMMS.items())
+    return linear + attention_flops(tokens) / (rates["attention_tflops"] * 1e12)
+
+
+def attention_flops(tokens):
+    return 4 * HEAD_DIM * HEADS * LAYERS * tokens * tokens / 2
 
 
 def random_text(rng, words):
@@ -150,10 +181,12 @@ def measure_prompts(arguments, result, save):
                 tokens, generated, times = ask(cluster, body, arguments.tokens + 1)
                 tpot = (times[-1] - times[0]) / max(1, generated - 1) * 1e3
                 floor = floor_seconds(result, tokens) if "gemm_tflops" in result else None
+                kept = sustained_floor_seconds(result, tokens)
                 line = {"part": "ttft", "run": run, "length": length, "prompt_tokens": tokens,
                         "sent_as": "ids" if isinstance(body["prompt"], list) else "text",
                         "ttft_s": round(times[0], 3), "tpot_ms": round(tpot, 3), "generated": generated,
                         "floor_s": floor and round(floor, 3), "floor_share": floor and round(floor / times[0], 3),
+                        "floor_sustained_share": kept and round(kept / times[0], 3),
                         "prefill": gpu.summary(sent, sent + times[0]),
                         "decode": gpu.summary(sent + times[0], sent + times[-1])}
                 enter(result, length, line)
@@ -172,7 +205,7 @@ def measure_pass_keys(arguments, result):
     lines = json_lines([sys.executable, SOURCE / "tests/bench/pass_key_bench.py", "--bin", arguments.build / "bin",
                         "--model", SOURCE / "models/demo", "--tokens", "16384", "65536", "262144", "1048500",
                         "--prompts", str(arguments.prompts), "--", "--device", "cuda", "--max-num-batched-tokens", "8192"])
-    result["samples"].append({"part": "pass_keys", "lines": lines})
+    result["samples"].append({"part": "pass_keys", "run": len(result["runs"]) - 1, "lines": lines})
     result["passkey_accuracy"] = {f"{line['pass_key_tokens']} {line['temperature']}": line["right"] / line["of"]
                                   for line in lines}
 
@@ -189,6 +222,7 @@ def main():
     parser.add_argument("--commit", help="that the programs were built from; asked of git otherwise")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=64, help="behind the first one of each long prompt")
+    parser.add_argument("--sustained-seconds", type=int, default=0, help="of gpu_sustained.py, each part; 0 = not run")
     parser.add_argument("--prompt-ids", action="store_true",
                         help="prompts as token ids, of dummy_prompt.py; otherwise text, whose tokenizing is in the time")
     parser.add_argument("flags", nargs="*", help="of longhaul serve")
@@ -209,6 +243,8 @@ def main():
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
     parts = {"kernels": lambda: measure_kernels(arguments.build, result),
+             "sustained": lambda: (measure_sustained(arguments.build, arguments.sustained_seconds, result)
+                                   if arguments.sustained_seconds else None),
              "pass_keys": lambda: measure_pass_keys(arguments, result),
              "prompts": lambda: measure_prompts(arguments, result, save) if arguments.model else None}
     unknown = set(filter(None, arguments.skip.split(","))) - set(parts)
