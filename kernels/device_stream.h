@@ -7,6 +7,8 @@ namespace longhaul::kernels {
 // stream.
 struct DeviceStream {
   void* handle = nullptr;
+  // Kernels of a decode step may start before those ahead have ended (cuda/chained_launch.cuh).
+  bool chained = false;
 };
 
 }  // namespace longhaul::kernels

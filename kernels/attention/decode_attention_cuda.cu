@@ -1,7 +1,7 @@
 #include "kernels/attention/decode_kernel.cuh"
 #include "kernels/attention/paged_attention.h"
 #include "kernels/attention/paged_attention_check.cuh"
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/chained_launch.cuh"
 
 namespace longhaul::kernels {
 namespace {
@@ -35,11 +35,12 @@ KernelStatus Launch(const PagedAttentionParams& p, const DecodeSplit* splits, in
     return KernelStatus::kLibraryFailure;
   }
   const dim3 grid(num_splits, p.layout.num_kv_heads);
-  DecodeSplitKernel<kHeadDim><<<grid, Traits::kThreads, kSharedBytes, StreamOf(stream)>>>(kernel);
-  DecodeMergeKernel<kHeadDim><<<dim3(num_rows, p.num_q_heads), kHeadDim, 0, StreamOf(stream)>>>(
-      rows, kernel.partial_sums, kernel.partial_rows, p.num_q_heads, p.softmax_scale,
-      reinterpret_cast<__nv_bfloat16*>(p.out), p.lse);
-  return LaunchStatus();
+  const KernelStatus split = LaunchChained(&DecodeSplitKernel<kHeadDim>, grid, Traits::kThreads,
+                                           kSharedBytes, stream, kernel);
+  if (split != KernelStatus::kOk) return split;
+  return LaunchChained(&DecodeMergeKernel<kHeadDim>, dim3(num_rows, p.num_q_heads), kHeadDim, 0,
+                       stream, rows, kernel.partial_sums, kernel.partial_rows, p.num_q_heads,
+                       p.softmax_scale, reinterpret_cast<__nv_bfloat16*>(p.out), p.lse);
 }
 
 }  // namespace

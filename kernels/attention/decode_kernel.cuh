@@ -8,6 +8,7 @@
 #include "kernels/attention/softmax.cuh"
 #include "kernels/attention/warp_rows.cuh"
 #include "kernels/cuda/ampere.cuh"
+#include "kernels/cuda/chained_launch.cuh"
 
 // Decode attention, on every device since Ampere.
 //
@@ -123,8 +124,12 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
   auto& shared = *reinterpret_cast<DecodeShared<kHeadDim>*>(memory);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
+  LetNextKernelStart();
   const DecodeSplit split = p.splits[blockIdx.x];
-  if (split.block_begin >= split.block_end) return;  // one that fills up a plan
+  if (split.block_begin >= split.block_end) {  // one that fills up a plan
+    AwaitEarlierKernels();
+    return;
+  }
   const int32_t* table = p.block_tables + split.table_begin;
   const KeyTiles keys(split.position, p.chunk_len, kBlockTokens);
   const int64_t head_offset = blockIdx.y * p.head_bytes;
@@ -156,8 +161,14 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
 
   const float log2_scale = p.softmax_scale * kLog2E;
   WarpRows<kHeadDim> rows;
-#pragma unroll
-  for (int i = 0; i < Traits::kStages - 1; ++i) load(i);
+  // Keys and values of former tokens are there already.
+  int32_t num_loaded = 0;
+  while (num_loaded < Traits::kStages - 1 && num_loaded < num_runs &&
+         first_key(num_loaded) + Traits::kKeys <= split.position) {
+    load(num_loaded++);
+  }
+  AwaitEarlierKernels();
+  while (num_loaded < Traits::kStages - 1) load(num_loaded++);
   int32_t next_region = split.block_begin;  // block that needs other queries
   for (int32_t i = 0; i < num_runs; ++i) {
     const int32_t block = split.block_begin + i / Traits::kRunsPerBlock;
@@ -183,7 +194,9 @@ template <int kHeadDim>
 __global__ void __launch_bounds__(kHeadDim)
     DecodeMergeKernel(const DecodeRow* plan, const float* partial_sums, const float2* partial_rows,
                       int32_t num_q_heads, float softmax_scale, __nv_bfloat16* out, float* lse) {
+  LetNextKernelStart();
   const DecodeRow row = plan[blockIdx.x];
+  AwaitEarlierKernels();
   const int head = blockIdx.y;
   const float log2_scale = softmax_scale * kLog2E;
   const auto place = [&](int32_t i) { return int64_t{row.partial_begin + i} * num_q_heads + head; };

@@ -1,5 +1,5 @@
 #include "kernels/cuda/bfloat16_vector.cuh"
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/chained_launch.cuh"
 #include "kernels/fused/rms_norm.h"
 #include "kernels/fused/row_launch.cuh"
 
@@ -13,20 +13,25 @@ constexpr int32_t kMaxWarps = kMaxRowThreads / 32;
 // Roofline: bound by memory. 4E bytes a row of x and out; the 4E of the weight come from the
 // caches. About 4 flops an element.
 __global__ void __launch_bounds__(kMaxRowThreads) RmsNormKernel(const RmsNormParams<BFloat16> p) {
+  LetNextKernelStart();
   const int32_t vectors = p.hidden / kVectorElements;
   const int64_t row_begin = int64_t{blockIdx.x} * vectors;
   const uint4* x = reinterpret_cast<const uint4*>(p.x) + row_begin;
   uint4* out = reinterpret_cast<uint4*>(p.out) + row_begin;
 
   // All reads first: out may be x, so the compiler would not move them up.
-  uint4 packed[kRowVectors] = {};
   float weight[kRowVectors][kVectorElements];
 #pragma unroll
   for (int v = 0; v < kRowVectors; ++v) {
     const int32_t i = threadIdx.x + v * blockDim.x;
-    if (i >= vectors) continue;
-    packed[v] = x[i];
-    LoadFloats(p.weight + i * kVectorElements, weight[v]);
+    if (i < vectors) LoadFloats(p.weight + i * kVectorElements, weight[v]);
+  }
+  AwaitEarlierKernels();
+  uint4 packed[kRowVectors] = {};
+#pragma unroll
+  for (int v = 0; v < kRowVectors; ++v) {
+    const int32_t i = threadIdx.x + v * blockDim.x;
+    if (i < vectors) packed[v] = x[i];
   }
 
   float value[kRowVectors][kVectorElements];
@@ -77,9 +82,8 @@ KernelStatus RmsNormCuda(const RmsNormParams<BFloat16>& p, DeviceStream stream) 
   if (p.x == nullptr || p.weight == nullptr || p.out == nullptr) {
     return KernelStatus::kInvalidArgument;
   }
-  RmsNormKernel<<<static_cast<uint32_t>(p.num_rows), RowThreads(p.hidden), 0, StreamOf(stream)>>>(
-      p);
-  return LaunchStatus();
+  return LaunchChained(&RmsNormKernel, static_cast<uint32_t>(p.num_rows), RowThreads(p.hidden), 0,
+                       stream, p);
 }
 
 }  // namespace longhaul::kernels

@@ -1,5 +1,6 @@
 #include "kernels/cuda/bfloat16_vector.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/fused/silu.cuh"
 #include "kernels/fused/silu_mul.h"
 
 namespace longhaul::kernels {
@@ -9,10 +10,6 @@ constexpr int32_t kThreads = 256;
 constexpr int32_t kVectors = 2;  // a thread
 constexpr int32_t kBlockVectors = kThreads * kVectors;
 constexpr int64_t kMaxBlocks = 0x7fffffff;
-
-// v / (1 + exp(-v)). expf is within 2 ulp and the quotient within 2 more, thousands of times finer
-// than the bf16 that the product is rounded to. Far below zero exp is inf and the quotient -0.
-__device__ inline float Silu(float v) { return __fdividef(v, 1.0f + expf(-v)); }
 
 // Grid: blocks of 512 consecutive vectors of one row, row by row; block: 256 threads, two vectors
 // each. Roofline: bound by memory. 6 bytes an element: gate and up read, out written; about 15

@@ -1,5 +1,6 @@
 #include "kernels/cuda/bfloat16_vector.cuh"
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/chained_launch.cuh"
+#include "kernels/fused/silu.cuh"
 #include "kernels/gemm/gemv_cuda.h"
 
 namespace longhaul::kernels {
@@ -7,8 +8,9 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kOutputs = 4;   // of a block, for each row of x
-constexpr int kUnrolled = 4;  // loads that are under way at once, for each output
+constexpr int kOutputs = 4;           // of a block, for each row of x
+constexpr int kPairs = kOutputs / 2;  // gated: a gate and its up are of one block
+constexpr int kUnrolled = 4;          // loads that are under way at once, for each output
 static_assert(8 % kOutputs == 0, "N is a multiple of 8, so that blocks are full");
 
 __device__ void MultiplyAdd(const uint4& a, const uint4& b, float& sum) {
@@ -20,32 +22,52 @@ __device__ void MultiplyAdd(const uint4& a, const uint4& b, float& sum) {
   for (int i = 0; i < kVectorElements; ++i) sum = fmaf(of_a[i], of_b[i], sum);
 }
 
+// Row of the weight that is output `o` of the block. Gated: its gates are the first half of its
+// outputs, their ups the second one.
+template <bool kGated>
+__device__ int64_t WeightRow(const GemmCudaParams& p, int o) {
+  if constexpr (!kGated) return int64_t{blockIdx.x} * kOutputs + o;
+  return int64_t{blockIdx.x} * kPairs + o % kPairs + (o < kPairs ? 0 : p.n / 2);
+}
+
 // Grid (N / kOutputs), 128 threads: a block reads its outputs' rows of the weight once, 2 K bytes
-// each, and all of x, which stays in caches. Bound by memory: 2 N K bytes.
-template <int kRows>
-__global__ __launch_bounds__(kThreads) void GemvKernel(GemmCudaParams p) {
+// each, and all of x, which stays in caches. Bound by memory: 2 N K bytes. On a chained stream the
+// first of them are on their way while the kernels before still work.
+template <int kRows, bool kGated>
+__global__ __launch_bounds__(kThreads) void GemvKernel(const GemmCudaParams p) {
+  LetNextKernelStart();
   __shared__ float of_warps[kWarps][kRows][kOutputs];
-  const int64_t output = int64_t{blockIdx.x} * kOutputs;
   const int thread = static_cast<int>(threadIdx.x);
   const uint4 zeros = {0, 0, 0, 0};
+  const BFloat16* of_output[kOutputs];
+#pragma unroll
+  for (int o = 0; o < kOutputs; ++o) of_output[o] = p.weight + WeightRow<kGated>(p, o) * p.k;
+
+  uint4 weight[kUnrolled][kOutputs];
+  const auto load_weight = [&](int64_t begin) {
+#pragma unroll
+    for (int u = 0; u < kUnrolled; ++u) {
+      const int64_t k = begin + u * kThreads * kVectorElements;
+#pragma unroll
+      for (int o = 0; o < kOutputs; ++o) {
+        weight[u][o] = k < p.k ? __ldcs(reinterpret_cast<const uint4*>(of_output[o] + k)) : zeros;
+      }
+    }
+  };
+  int64_t begin = thread * kVectorElements;
+  load_weight(begin);
+  AwaitEarlierKernels();
+
   float sums[kRows][kOutputs] = {};
-  for (int64_t begin = thread * kVectorElements; begin < p.k;
-       begin += kUnrolled * kThreads * kVectorElements) {
-    uint4 weight[kUnrolled][kOutputs];
+  while (true) {
     uint4 x[kUnrolled][kRows];
 #pragma unroll
     for (int u = 0; u < kUnrolled; ++u) {
       const int64_t k = begin + u * kThreads * kVectorElements;
-      const bool inside = k < p.k;
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        const BFloat16* const from = p.weight + (output + o) * p.k + k;
-        weight[u][o] = inside ? __ldcs(reinterpret_cast<const uint4*>(from)) : zeros;
-      }
 #pragma unroll
       for (int row = 0; row < kRows; ++row) {
         const BFloat16* const from = p.x + row * p.k + k;
-        x[u][row] = inside ? *reinterpret_cast<const uint4*>(from) : zeros;
+        x[u][row] = k < p.k ? *reinterpret_cast<const uint4*>(from) : zeros;
       }
     }
 #pragma unroll
@@ -56,6 +78,9 @@ __global__ __launch_bounds__(kThreads) void GemvKernel(GemmCudaParams p) {
         for (int o = 0; o < kOutputs; ++o) MultiplyAdd(weight[u][o], x[u][row], sums[row][o]);
       }
     }
+    begin += kUnrolled * kThreads * kVectorElements;
+    if (begin >= p.k) break;
+    load_weight(begin);
   }
 #pragma unroll
   for (int row = 0; row < kRows; ++row) {
@@ -68,41 +93,58 @@ __global__ __launch_bounds__(kThreads) void GemvKernel(GemmCudaParams p) {
       if (thread % 32 == 0) of_warps[thread / 32][row][o] = sums[row][o];
     }
   }
-  __syncthreads();  // every warp's sums are written
-  if (thread >= kRows * kOutputs) return;
-  const int row = thread / kOutputs;
-  const int o = thread % kOutputs;
-  float sum = of_warps[0][row][o];
-  for (int warp = 1; warp < kWarps; ++warp) sum += of_warps[warp][row][o];
-  if (p.bias != nullptr) sum += BFloat16ToFloat(p.bias[output + o].bits);
-  const int64_t at = row * p.n + output + o;
-  if (p.y != nullptr) {
-    if (p.adds) sum += BFloat16ToFloat(p.y[at].bits);
-    p.y[at].bits = FloatToBFloat16(sum);
-  } else {
-    p.y_fp32[at] = p.adds ? p.y_fp32[at] + sum : sum;
+  __syncthreads();                                      // every warp's sums are written
+  constexpr int kResults = kGated ? kPairs : kOutputs;  // of a row
+  if (thread >= kRows * kResults) return;
+  const int row = thread / kResults;
+  const auto sum_of = [&](int o) {
+    float sum = of_warps[0][row][o];
+    for (int warp = 1; warp < kWarps; ++warp) sum += of_warps[warp][row][o];
+    if (p.bias != nullptr) sum += BFloat16ToFloat(p.bias[WeightRow<kGated>(p, o)].bits);
+    return sum;
+  };
+  const int o = thread % kResults;
+  float result = sum_of(o);
+  if constexpr (kGated) {
+    const auto rounded = [](float value) { return BFloat16ToFloat(FloatToBFloat16(value)); };
+    const float up = rounded(sum_of(o + kPairs));
+    result = __fmul_rn(Silu(rounded(result)), up);
   }
+  const int64_t at = row * (int64_t{gridDim.x} * kResults) + int64_t{blockIdx.x} * kResults + o;
+  if (p.y != nullptr) {
+    if (p.adds) result += BFloat16ToFloat(p.y[at].bits);
+    p.y[at].bits = FloatToBFloat16(result);
+  } else {
+    p.y_fp32[at] = p.adds ? p.y_fp32[at] + result : result;
+  }
+}
+
+bool Valid(const GemmCudaParams& p) {
+  return p.m >= 0 && p.m <= kMaxGemvRows && p.n >= 1 && p.k >= 1 && p.n % 8 == 0 && p.k % 8 == 0 &&
+         p.n / kPairs <= INT32_MAX && (p.y == nullptr) != (p.y_fp32 == nullptr) &&
+         IsVectorAligned(p.x) && IsVectorAligned(p.weight) && IsVectorAligned(p.bias) &&
+         IsVectorAligned(p.y) && IsVectorAligned(p.y_fp32);
+}
+
+template <bool kGated>
+KernelStatus Launch(const GemmCudaParams& p, DeviceStream stream) {
+  if (p.m == 0) return KernelStatus::kOk;
+  if (p.x == nullptr || p.weight == nullptr) return KernelStatus::kInvalidArgument;
+  const auto kernel = p.m == 1 ? &GemvKernel<1, kGated> : &GemvKernel<2, kGated>;
+  return LaunchChained(kernel, static_cast<unsigned>(p.n / kOutputs), kThreads, 0, stream, p);
 }
 
 }  // namespace
 
 KernelStatus GemvCuda(const GemmCudaParams& p, DeviceStream stream) {
-  if (p.m < 0 || p.m > kMaxGemvRows || p.n < 1 || p.k < 1 || p.n % 8 != 0 || p.k % 8 != 0 ||
-      p.n / kOutputs > INT32_MAX || (p.y == nullptr) == (p.y_fp32 == nullptr) ||
-      !IsVectorAligned(p.x) || !IsVectorAligned(p.weight) || !IsVectorAligned(p.bias) ||
-      !IsVectorAligned(p.y) || !IsVectorAligned(p.y_fp32)) {
+  return Valid(p) ? Launch</*kGated=*/false>(p, stream) : KernelStatus::kInvalidArgument;
+}
+
+KernelStatus GatedGemvCuda(const GemmCudaParams& p, DeviceStream stream) {
+  if (!Valid(p) || p.n % 16 != 0 || p.y == nullptr || p.adds) {
     return KernelStatus::kInvalidArgument;
   }
-  if (p.m == 0) return KernelStatus::kOk;
-  if (p.x == nullptr || p.weight == nullptr) return KernelStatus::kInvalidArgument;
-  const auto blocks = static_cast<unsigned>(p.n / kOutputs);
-  const cudaStream_t on = StreamOf(stream);
-  if (p.m == 1) {
-    GemvKernel<1><<<blocks, kThreads, 0, on>>>(p);
-  } else {
-    GemvKernel<2><<<blocks, kThreads, 0, on>>>(p);
-  }
-  return LaunchStatus();
+  return Launch</*kGated=*/true>(p, stream);
 }
 
 }  // namespace longhaul::kernels

@@ -15,4 +15,9 @@ inline constexpr int64_t kMaxGemvRows = 2;
 // outside the contract there, or more rows.
 KernelStatus GemvCuda(const GemmCudaParams& p, DeviceStream stream);
 
+// y [M, N / 2] = silu(gate) * up of [gate | up] [M, N] = x W^T + bias, with the bits of GemvCuda to
+// bf16 and then SiluMulCuda. kInvalidArgument also unless N is a multiple of 16, for y_fp32 and for
+// adds.
+KernelStatus GatedGemvCuda(const GemmCudaParams& p, DeviceStream stream);
+
 }  // namespace longhaul::kernels

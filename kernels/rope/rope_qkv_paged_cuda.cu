@@ -2,7 +2,7 @@
 
 #include "kernels/attention/paged_attention.h"
 #include "kernels/cuda/bfloat16_vector.cuh"
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/chained_launch.cuh"
 #include "kernels/rope/rope_qkv_paged.h"
 
 namespace longhaul::kernels {
@@ -78,25 +78,26 @@ __global__ void __launch_bounds__(kMaxThreads) RopeQkvPagedKernel(const RopeQkvP
   static_assert(kHeadDim % (2 * kVectorElements) == 0, "halves are moved in whole vectors");
   static_assert(kMaxThreads % kThreads == 0, "a head is not cut");
 
+  LetNextKernelStart();
   const int64_t row = blockIdx.x;
   const int32_t kv_heads = p.layout.num_kv_heads;
   const int32_t row_heads = p.num_q_heads + 2 * kv_heads;
   const int32_t lane = threadIdx.x % kThreads;
   const int32_t head = static_cast<int32_t>((blockIdx.y * blockDim.x + threadIdx.x) / kThreads);
-  // All reads come before the barrier, so that they are awaited together. A thread's second vector
-  // of a head lies kThreads behind its first.
+  __shared__ SharedAngles<kHeadDim> angles;
+  const float scale = __ldg(p.query_scale + row);
+  const int64_t slot = __ldg(p.slot + row);
+  angles.Load(p, row);
+  AwaitEarlierKernels();
+  // A thread's second vector of a head lies kThreads behind its first.
   const uint4* from =
       reinterpret_cast<const uint4*>(p.qkv) + (row * row_heads + head) * 2 * kThreads + lane;
   uint4 packed_low = {};
   uint4 packed_high = {};
   if (head < row_heads) {
-    packed_low = __ldg(from);
-    packed_high = __ldg(from + kThreads);
+    packed_low = from[0];
+    packed_high = from[kThreads];
   }
-  const float scale = __ldg(p.query_scale + row);
-  const int64_t slot = __ldg(p.slot + row);
-  __shared__ SharedAngles<kHeadDim> angles;
-  angles.Load(p, row);
   __syncthreads();  // the angles of all threads before any thread reads them
   if (head >= row_heads) return;
 
@@ -178,8 +179,7 @@ KernelStatus RopeQkvPagedCuda(const RopeQkvPagedParams& p, DeviceStream stream) 
   const int64_t threads = std::min<int64_t>((row_threads + 31) / 32 * 32, kMaxThreads);
   const dim3 grid(static_cast<uint32_t>(p.num_rows), static_cast<uint32_t>(parts));
   const auto kernel = head_dim == 64 ? &RopeQkvPagedKernel<64> : &RopeQkvPagedKernel<128>;
-  kernel<<<grid, static_cast<uint32_t>(threads), 0, StreamOf(stream)>>>(p);
-  return LaunchStatus();
+  return LaunchChained(kernel, grid, static_cast<uint32_t>(threads), 0, stream, p);
 }
 
 }  // namespace longhaul::kernels

@@ -10,6 +10,7 @@ int main() {
     std::puts("no CUDA device");
     return 0;
   }
+  longhaul::bench::DecodeBench(*bench);
   longhaul::bench::FusedBench(*bench);
   longhaul::bench::RopeBench(*bench);
   longhaul::bench::SamplingBench(*bench);

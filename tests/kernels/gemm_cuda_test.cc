@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/fused/silu_mul.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/gemv_cuda.h"
 #include "tests/testing/cuda_testing.h"
 
 namespace longhaul::kernels {
@@ -289,6 +291,60 @@ TEST_F(GemmCudaTest, UpTo2RowsARowsBitsDoNotDependOnTheirNumber) {
       }
     }
   }
+}
+
+TEST_F(GemmCudaTest, GatedHasTheBitsOfTheProductAndThenSiluMul) {
+  std::mt19937_64 random = FreshRandom();
+  for (const Shape shape : {Shape{16, 8}, Shape{48, 1032}, kDemoShapes[2], k7bShapes[2]}) {
+    const Problem problem = Problem::Quick(random, 2, shape);
+    const int64_t cols = shape.n / 2;
+    for (const int64_t m : {1, 2}) {
+      for (const bool has_bias : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << "m " << m << " n " << shape.n << " k " << shape.k);
+        const DeviceArray<BFloat16> product(m * shape.n);
+        const DeviceArray<BFloat16> want(m * cols);
+        const DeviceArray<BFloat16> got(m * cols);
+        GemmCudaParams p = problem.Params(0, m);
+        if (has_bias) p.bias = problem.bias.data();
+        p.y = product.data();
+        ASSERT_EQ(GemvCuda(p, stream()), KernelStatus::kOk);
+        ASSERT_EQ(SiluMulCuda({.gate = product.data(),
+                               .up = product.data() + cols,
+                               .gate_stride = shape.n,
+                               .up_stride = shape.n,
+                               .num_rows = m,
+                               .cols = cols,
+                               .out = want.data()},
+                              stream()),
+                  KernelStatus::kOk);
+        p.y = got.data();
+        ASSERT_EQ(GatedGemvCuda(p, stream()), KernelStatus::kOk);
+        Sync();
+        EXPECT_TRUE(longhaul::testing::SameBits(ToFloat(got.Download()), ToFloat(want.Download())));
+      }
+    }
+  }
+}
+
+TEST(GatedGemvSizes, AreRefusedUnlessHalvesAreWholeVectorsAndNothingIsAdded) {
+  alignas(16) BFloat16 memory[64];
+  alignas(16) float floats[8];
+  const GemmCudaParams good = {
+      .x = memory, .weight = memory, .m = 0, .n = 16, .k = 8, .y = memory + 32};
+  EXPECT_EQ(GatedGemvCuda(good, {}), KernelStatus::kOk);
+  const auto refused = [&good](auto change) {
+    GemmCudaParams bad = good;
+    change(bad);
+    return GatedGemvCuda(bad, {}) == KernelStatus::kInvalidArgument;
+  };
+  EXPECT_TRUE(refused([](GemmCudaParams& p) { p.n = 24; }));
+  EXPECT_TRUE(refused([](GemmCudaParams& p) { p.m = 3; }));
+  EXPECT_TRUE(refused([](GemmCudaParams& p) { p.adds = true; }));
+  EXPECT_TRUE(refused([](GemmCudaParams& p) { p.y += 1; }));
+  EXPECT_TRUE(refused([&floats](GemmCudaParams& p) {
+    p.y = nullptr;
+    p.y_fp32 = floats;
+  }));
 }
 
 TEST_F(GemmCudaTest, TheSameCallGivesTheSameBitsInAnyProcess) {

@@ -8,4 +8,7 @@ if(LONGHAUL_HAVE_CUDA)
   longhaul_library(cuda_testing
     HEADERS cuda_testing.h device_cache.h
     DEPS    longhaul::kernel_testing longhaul::kernels_cuda CUDA::cudart_static)
+  longhaul_library(decode_chain
+    HEADERS decode_chain.h
+    DEPS    longhaul::kernels_cuda)
 endif()

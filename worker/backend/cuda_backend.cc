@@ -20,6 +20,7 @@
 #include "kernels/fused/rms_norm.h"
 #include "kernels/fused/silu_mul.h"
 #include "kernels/gemm/gemm_cuda.h"
+#include "kernels/gemm/gemv_cuda.h"
 #include "kernels/random/normal.h"
 #include "kernels/rope/rope_qkv_paged.h"
 #include "kernels/rope/rope_table.h"
@@ -220,11 +221,14 @@ class CudaBackend final : public Backend {
                       absl::FunctionRef<absl::Status()> enqueue) override {
     RETURN_IF_ERROR(Enter());
     const CudaRowPlan& plan = PlanOf(row_plan);
-    if (!options_.graphs || !plan.rows.is_decode()) return enqueue();
+    if (!plan.rows.is_decode()) return enqueue();
     CudaGraphs::Key key = plan.Key();
     key.push_back(decode_workspace_.address());
     key.insert(key.end(), tag.begin(), tag.end());
-    return graphs_.Run(key, stream_, enqueue);
+    chained_ = true;
+    const absl::Status done = options_.graphs ? graphs_.Run(key, stream_, enqueue) : enqueue();
+    chained_ = false;
+    return done;
   }
 
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
@@ -308,6 +312,16 @@ class CudaBackend final : public Backend {
 
   absl::Status LinearAdd(TensorView x, TensorView weight, TensorView y) override {
     return Multiply(x, {weight, {}}, y, /*adds=*/true);
+  }
+
+  absl::Status GatedLinear(TensorView x, const LinearWeight& linear, TensorView gate_up,
+                           TensorView out) override {
+    if (x.rows > kernels::kMaxGemvRows || x.cols % 8 != 0 || out.cols % 8 != 0) {
+      return Backend::GatedLinear(x, linear, gate_up, out);
+    }
+    RETURN_IF_ERROR(Enter());
+    return Launched(kernels::GatedGemvCuda(Product(x, linear, out, /*adds=*/false), stream()),
+                    "gated_gemv", Sizes(x, linear.weight));
   }
 
   absl::Status SiluMul(TensorView gate_up, TensorView out) override {
@@ -428,19 +442,24 @@ class CudaBackend final : public Backend {
     return CudaStatus(error, absl::StrCat("using CUDA device ", device_));
   }
 
+  static kernels::GemmCudaParams Product(TensorView x, const LinearWeight& linear, TensorView y,
+                                         bool adds) {
+    const bool fp32 = y.dtype == DType::kFloat32;
+    return {.x = Bf16(x),
+            .weight = Bf16(linear.weight),
+            .bias = Bf16(linear.bias),
+            .m = x.rows,
+            .n = linear.weight.rows,
+            .k = linear.weight.cols,
+            .adds = adds,
+            .y = fp32 ? nullptr : Bf16(y),
+            .y_fp32 = fp32 ? y.f32() : nullptr};
+  }
+
   // A linear layer; or adds its product to y.
   absl::Status Multiply(TensorView x, const LinearWeight& linear, TensorView y, bool adds) {
     RETURN_IF_ERROR(Enter());
-    const bool fp32 = y.dtype == DType::kFloat32;
-    const kernels::GemmCudaParams params = {.x = Bf16(x),
-                                            .weight = Bf16(linear.weight),
-                                            .bias = Bf16(linear.bias),
-                                            .m = x.rows,
-                                            .n = linear.weight.rows,
-                                            .k = linear.weight.cols,
-                                            .adds = adds,
-                                            .y = fp32 ? nullptr : Bf16(y),
-                                            .y_fp32 = fp32 ? y.f32() : nullptr};
+    const kernels::GemmCudaParams params = Product(x, linear, y, adds);
     if (params.n % 8 != 0 || params.k % 8 != 0) {
       return absl::UnimplementedError(
           absl::StrCat("gemm(", Sizes(x, linear.weight),
@@ -456,13 +475,14 @@ class CudaBackend final : public Backend {
                         " blocks, chunk_len ", plan.chunk_len);
   }
 
-  kernels::DeviceStream stream() const { return {stream_}; }
+  kernels::DeviceStream stream() const { return {stream_, chained_}; }
 
   const int device_;
   const CudaOptions options_;
   mutable std::thread::id thread_;  // that called last
   std::string name_;
   cudaStream_t stream_ = nullptr;
+  bool chained_ = false;  // within a decode step's Repeat
   std::unique_ptr<kernels::GemmCuda> gemm_;
   UploadBuffer uploads_[2];
   int next_upload_ = 0;

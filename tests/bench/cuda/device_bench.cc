@@ -8,7 +8,7 @@
 namespace longhaul::bench {
 namespace {
 
-constexpr int64_t kPoolBytes = int64_t{10} << 30;
+constexpr int64_t kPoolBytes = int64_t{16} << 30;
 constexpr int64_t kCopyBytes = int64_t{1} << 30;
 constexpr int64_t kAlignment = 256;
 constexpr int kSamples = 15;

@@ -75,15 +75,17 @@ class DeviceBench {
 };
 
 // The shapes of the 7B.
-inline constexpr int64_t kHidden = 3584;
-inline constexpr int64_t kIntermediate = 18944;
+inline constexpr int32_t kLayers = 28;
+inline constexpr int32_t kHidden = 3584;
+inline constexpr int32_t kIntermediate = 18944;
 inline constexpr int64_t kVocab = 152064;
-inline constexpr int64_t kQueryHeads = 28;
-inline constexpr int64_t kKvHeads = 4;
-inline constexpr int64_t kHeadDim = 128;
+inline constexpr int32_t kQueryHeads = 28;
+inline constexpr int32_t kKvHeads = 4;
+inline constexpr int32_t kHeadDim = 128;
 inline constexpr int64_t kRowCounts[] = {32768, 1};
 
 // One function a file.
+void DecodeBench(DeviceBench& bench);    // a whole step of one or two tokens
 void FusedBench(DeviceBench& bench);     // embedding, add, rms_norm, silu_mul
 void RopeBench(DeviceBench& bench);      // rope_table, rope_qkv_paged
 void SamplingBench(DeviceBench& bench);  // sampling, logprobs
