@@ -43,10 +43,15 @@ def json_lines(command, timeout=600):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
+def keep(result, part, **values):
+    """Adds a sample of this run."""
+    result["samples"].append({"part": part, "run": len(result["runs"]) - 1, **values})
+
+
 def measure_kernels(build, result):
     ours = json_lines([build / "bench" / "attention_bench"])
     peers = json_lines([sys.executable, SOURCE / "tests/bench/cuda/attention_peers.py"])
-    result["samples"] += [{"part": "kernels", "run": len(result["runs"]) - 1, "card": card(), "attention": ours, "peers": peers}]
+    keep(result, "kernels", card=card(), attention=ours, peers=peers)
     cudnn = {line["case"]: line for line in peers if line["peer"] == "cudnn" and "tflops" in line}
     prefill = {line["case"]: line["tflops"] for line in ours if line["op"] == "prefill_attention"}
     result["attention_prefill_tflops"] = prefill
@@ -57,7 +62,7 @@ def measure_kernels(build, result):
     result["decode_1m_tb_per_s"] = decode["1 x 1048576"]
     gemm = json_lines([build / "bench" / "cuda_gemm_bench"])
     other = json_lines([build / "bench" / "cuda_kernel_bench"])
-    result["samples"] += [{"part": "kernels", "run": len(result["runs"]) - 1, "card": card(), "gemm": gemm, "other": other}]
+    keep(result, "kernels", card=card(), gemm=gemm, other=other)
     rates = {line["shape"]: line["tflop_per_s"] for line in gemm if line["op"] == "gemm"}
     result["gemm_tflops"] = {name: next(rate for shape, rate in rates.items() if shape.startswith(f"{name} M=32768 "))
                              for name in GEMMS}
@@ -68,7 +73,7 @@ def measure_sustained(build, seconds, result):
     lines = json_lines([sys.executable, SOURCE / "tests/bench/gpu_sustained.py", "--bench",
                         build / "bench" / "attention_bench", "--seconds", str(seconds)])
     gemm, attention = lines
-    result["samples"].append({"part": "sustained", "run": len(result["runs"]) - 1, "lines": lines})
+    keep(result, "sustained", lines=lines)
     result["sustained"] = {
         "seconds": seconds, "gemm_tflops": gemm["tflops"], "gemm_tflops_of": gemm["products"],
         "attention_tflops": attention["tflops"], "attention_case": attention["case"],
@@ -161,7 +166,8 @@ def enter(result, length, line):
 def measure_prompts(arguments, result, save):
     rng = random.Random(arguments.seed)
     run = len(result["runs"]) - 1
-    flags = ["--device", arguments.device, "--load-format", "dummy", "--enable-prefix-caching", "false", *arguments.flags]
+    flags = ["--device", arguments.device, "--load-format", "dummy", "--enable-prefix-caching", "false",
+             *arguments.flags]
     with GpuSamples() as gpu:
         launched = time.monotonic()
         time.sleep(1)
@@ -204,8 +210,9 @@ def measure_prompts(arguments, result, save):
 def measure_pass_keys(arguments, result):
     lines = json_lines([sys.executable, SOURCE / "tests/bench/pass_key_bench.py", "--bin", arguments.build / "bin",
                         "--model", SOURCE / "models/demo", "--tokens", "16384", "65536", "262144", "1048500",
-                        "--prompts", str(arguments.prompts), "--", "--device", "cuda", "--max-num-batched-tokens", "8192"])
-    result["samples"].append({"part": "pass_keys", "run": len(result["runs"]) - 1, "lines": lines})
+                        "--prompts", str(arguments.prompts), "--", "--device", "cuda", "--max-num-batched-tokens",
+                        "8192"])
+    keep(result, "pass_keys", lines=lines)
     result["passkey_accuracy"] = {f"{line['pass_key_tokens']} {line['temperature']}": line["right"] / line["of"]
                                   for line in lines}
 
@@ -215,7 +222,8 @@ def main():
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--model", type=pathlib.Path)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="of the prompts: cpu to try this script")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda",
+                        help="of the prompts: cpu to try this script")
     parser.add_argument("--lengths", type=int, nargs="*", default=[32_768, 131_072, 262_144, 524_288])
     parser.add_argument("--prompts", type=int, default=3, help="pass keys of each length and rule")
     parser.add_argument("--skip", default="", help="parts, separated by commas")
@@ -224,7 +232,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=64, help="behind the first one of each long prompt")
     parser.add_argument("--sustained-seconds", type=int, default=0, help="of gpu_sustained.py, each part; 0 = not run")
     parser.add_argument("--prompt-ids", action="store_true",
-                        help="prompts as token ids, of dummy_prompt.py; otherwise text, whose tokenizing is in the time")
+                        help="prompts as token ids, of dummy_prompt.py; else text, tokenized within the time")
     parser.add_argument("flags", nargs="*", help="of longhaul serve")
     arguments = parser.parse_args()
     if arguments.tokens < 1 or min(arguments.lengths, default=1) < 1:

@@ -5,8 +5,9 @@
         [-- flags of longhaul serve]
 
 The prompts are those of tests/data/golden_logits.safetensors, sent as ids; greedy, 64 tokens, end tokens like any
-other. One server runs after the other: --device cpu, then --device cuda. With --cpu-answers the first is not needed: its
-answers are in FILE, made by --write-cpu-answers on any machine (which needs no GPU then, and starts no second server).
+other. One server runs after the other: --device cpu, then --device cuda. With --cpu-answers the first is not needed:
+its answers are in FILE, made by --write-cpu-answers on any machine (which needs no GPU then, and starts no second
+server).
 
 Prints a line for each prompt: equal, or where the first difference is and by how much each device prefers its own
 token there (logprobs). Behind that the two answer different questions, and nothing is compared. The demo's margins are
@@ -106,7 +107,7 @@ def cpu_answers(arguments, prompts):
     except (OSError, ValueError) as error:
         raise SystemExit(f"--cpu-answers: {error}") from error
     if saved["tokens"] != arguments.tokens or saved["prompts"][:len(prompts)] != prompts:
-        raise SystemExit(f"--cpu-answers {arguments.cpu_answers}: made for other prompts, or not {arguments.tokens} tokens")
+        raise SystemExit(f"--cpu-answers {arguments.cpu_answers}: not of these prompts, or not {arguments.tokens} tokens")
     return saved["answers"][:len(prompts)]
 
 
@@ -116,7 +117,8 @@ def main():
     parser.add_argument("--model", type=pathlib.Path, default=SOURCE / "models/demo")
     parser.add_argument("--cpu-answers", type=pathlib.Path)
     parser.add_argument("--write-cpu-answers", type=pathlib.Path)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="of the second server: cpu to try this")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda",
+                        help="of the second server: cpu to try this script")
     parser.add_argument("--prompts", type=int, help="so many, from the first on; default: all")
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--near-tie", type=float, default=0.0)
@@ -140,7 +142,8 @@ def main():
     print(json.dumps({
         "golden_prompts": len(results), "golden_equal": len(results) - len(other),
         "golden_near_ties": len(other) - len(different), "golden_different": len(different),
-        "largest_margin_at_a_difference": max((value for result in other for value, _ in result["margins"]), default=None),
+        "largest_margin_at_a_difference": max((value for result in other for value, _ in result["margins"]),
+                                              default=None),
         "largest_logprob_difference": max(result["logprob_difference"] for result in results)}))
     return 1 if different else 0
 

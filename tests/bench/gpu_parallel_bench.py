@@ -6,14 +6,14 @@
     gpu_parallel_bench.py --build build/release --sameness [--share-gpu] [--out FILE] [-- flags]
 
 Scaling: the first token of one prompt (text, client's clock, prefix cache off, dummy weights of DIR's config.json) with
-one GPU, --tensor-parallel-size 2 and --pipeline-parallel-size 2. scaling_tp2 and scaling_pp2 are the medians' quotients.
+one GPU, --tensor-parallel-size 2 and --pipeline-parallel-size 2. scaling_tp2 and scaling_pp2 are quotients of medians.
 bubble_pp2 is 1 - (busy seconds of both stages, as the ranks measure them) / (2 x the leader's seconds with plans in
 flight) over that prompt; beside it the mean over the stages of what `longhaul plan --simulate` predicts.
 
 Sameness: greedy answers and logprobs of prompts to models/demo, some longer than a Dual Chunk Attention segment. With
 another cut (--max-num-batched-tokens) or two stages they must be equal, logprobs bit by bit: every cut is at a block of
-256 tokens and prompts end in 128 tokens of one or more, so all units have the 128 rows that this takes on a GPU. With two
-shards sums are rounded otherwise: the same tokens, but for ties nearer than --tolerance, and logprobs within it.
+256 tokens and prompts end in 128 tokens of one or more, so all units have the 128 rows that this takes on a GPU. With
+two shards sums are rounded otherwise: the same tokens, but for ties nearer than --tolerance, and logprobs within it.
 --share-gpu puts both ranks on the first GPU (NCCL 2.30 or newer): answers only, no scaling.
 
 FILE keeps what it has. Status 1 if answers differ, 2 if something does not run.
@@ -207,8 +207,9 @@ def judge(expected, actual, tolerance):
 def measure_sameness(arguments, result):
     for tokens in PASS_KEYS + RANDOM_IDS:
         assert tokens % BLOCK == 0 or tokens % BLOCK >= MANY_ROWS, tokens
-    ways = {"one": (ONE, BATCHED_TOKENS[0]), "one, another cut": (ONE, BATCHED_TOKENS[1]), "pp2": (PP2, BATCHED_TOKENS[0]),
-            "pp2, another cut": (PP2, BATCHED_TOKENS[1]), "tp2": (TP2, BATCHED_TOKENS[0])}
+    one_cut, another = BATCHED_TOKENS
+    ways = {"one": (ONE, one_cut), "one, another cut": (ONE, another), "pp2": (PP2, one_cut),
+            "pp2, another cut": (PP2, another), "tp2": (TP2, one_cut)}
     tolerance = arguments.tolerance
     if tolerance is None:
         tolerance = 0.25 if arguments.device == "cuda" else 1e-3

@@ -24,7 +24,7 @@ LAYERS_AHEAD = 8  # enqueued before the first of them is waited for
 
 
 def rates(times, flops, seconds):
-    """TFLOP/s of the first second and of the second half; times: (end in seconds from the begin, milliseconds) a call."""
+    """TFLOP/s of the first second and of the second half. `times` of a call: (its end, seconds from the begin; ms)."""
     def rate(calls):
         return round(flops * len(calls) / sum(ms for _, ms in calls) * 1e-9, 1) if calls else None
 

@@ -45,8 +45,8 @@ def test_memory_is_kept_up_to_what_the_budget_allows_besides_what_others_have(pe
 
 
 def test_reads_the_budget_that_a_rank_logs():
-    line = ("2026-11-24T00:02:17.6Z I rank device_memory.cc:45 event=memory_budget rank=1 free_gb=149.50 allowed_gb=137.54 "
-            "weights_gb=15.23 kv_tokens=1010000\n")
+    line = ("2026-11-24T00:02:17.6Z I rank device_memory.cc:45 event=memory_budget rank=1 free_gb=149.50 "
+            "allowed_gb=137.54 weights_gb=15.23 kv_tokens=1010000\n")
     assert bench_cluster.memory_budget(line) == {
         "rank": 1, "free_gb": 149.5, "allowed_gb": 137.54, "weights_gb": 15.23, "kv_tokens": 1_010_000}
     assert bench_cluster.memory_budget("event=started rank=1") is None
