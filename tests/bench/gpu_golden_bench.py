@@ -107,7 +107,7 @@ def cpu_answers(arguments, prompts):
     except (OSError, ValueError) as error:
         raise SystemExit(f"--cpu-answers: {error}") from error
     if saved["tokens"] != arguments.tokens or saved["prompts"][:len(prompts)] != prompts:
-        raise SystemExit(f"--cpu-answers {arguments.cpu_answers}: not of these prompts, or not {arguments.tokens} tokens")
+        raise SystemExit(f"--cpu-answers {arguments.cpu_answers}: other prompts, or not {arguments.tokens} tokens")
     return saved["answers"][:len(prompts)]
 
 
