@@ -26,7 +26,7 @@ import time
 
 import dummy_prompt
 from bench_cluster import Cluster, events
-from gpu_samples import GpuSamples, card, memory_kept, memory_mib
+from gpu_samples import GpuSamples, card, memory_kept, memory_mib, used_gb
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
 HIDDEN, INTER, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 3584, 18944, 28, 28, 4, 128, 152064
@@ -168,10 +168,8 @@ def measure_prompts(arguments, result, save):
     run = len(result["runs"]) - 1
     flags = ["--device", arguments.device, "--load-format", "dummy", "--enable-prefix-caching", "false",
              *arguments.flags]
+    before = used_gb()
     with GpuSamples() as gpu:
-        launched = time.monotonic()
-        time.sleep(1)
-        before = max(sample[1] or 0 for sample in gpu.between(launched, time.monotonic()) or [(0, 0)]) / 1e9
         begin = time.monotonic()
         with Cluster(arguments.build / "bin", arguments.model, *flags) as cluster:
             result["start_s"] = round(time.monotonic() - begin, 1)

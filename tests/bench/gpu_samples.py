@@ -1,12 +1,14 @@
 """What nvidia-smi says of the GPUs while something runs: memory, clocks, power. Needs no packages."""
 
 import re
+import select
 import statistics
 import subprocess
 import threading
 import time
 
 PERIOD_MS = 200
+FIRST_LINE_SECONDS = 3
 FIELDS = ("index", "memory.used", "clocks.sm", "power.draw")
 CARD_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "memory.total",
                "memory.reserved")
@@ -34,6 +36,12 @@ def memory_mib():
     """Of the first GPU: all of it, and what of that the driver keeps for itself."""
     total, reserved = query(["memory.total", "memory.reserved"])[0]
     return float(total), float(reserved) if re.fullmatch(r"[0-9.]+", reserved) else 0.0
+
+
+def used_gb():
+    """Memory of the first GPU that is used now."""
+    used = query(["memory.used"])[0][0]
+    return float(used) * MIB / 1e9 if re.fullmatch(r"[0-9.]+", used) else 0.0
 
 
 def parse_sample(line):
@@ -79,7 +87,7 @@ class GpuSamples:
     def __init__(self):
         query(["index"])
         self._samples = []  # (seconds of time.monotonic, *parse_sample)
-        self._process = None
+        self._stopped = threading.Event()
 
     def __enter__(self):
         self._process = subprocess.Popen(
@@ -90,15 +98,24 @@ class GpuSamples:
         return self
 
     def __exit__(self, *_):
+        self._stopped.set()
         self._process.terminate()
         self._process.wait(timeout=10)
         self._reader.join(10)
 
     def _read(self):
-        for line in self._process.stdout:
-            sample = parse_sample(line)
-            if sample is not None:
-                self._samples.append((time.monotonic(), *sample))
+        # A program that keeps its lines until it has a page of them is of no use: it is then asked over and over.
+        if select.select([self._process.stdout], [], [], FIRST_LINE_SECONDS)[0]:
+            for line in self._process.stdout:
+                self._take(parse_sample(line))
+            return
+        while not self._stopped.wait(PERIOD_MS / 1e3):
+            for words in query(FIELDS):
+                self._take(parse_sample(", ".join(words)))
+
+    def _take(self, sample):
+        if sample is not None:
+            self._samples.append((time.monotonic(), *sample))
 
     def between(self, begin, end, gpu=0):
         """Of one GPU, as parse_sample has them; begin and end as time.monotonic says."""
