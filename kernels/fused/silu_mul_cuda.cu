@@ -1,5 +1,5 @@
 #include "kernels/cuda/bfloat16_vector.cuh"
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/chained_launch.cuh"
 #include "kernels/fused/silu.cuh"
 #include "kernels/fused/silu_mul.h"
 
@@ -16,6 +16,8 @@ constexpr int64_t kMaxBlocks = 0x7fffffff;
 // instructions an element, of the 37 that an H200 has time for.
 __global__ void __launch_bounds__(kThreads)
     SiluMulKernel(const SiluMulParams<BFloat16> p, int32_t vectors, int32_t row_blocks) {
+  LetNextKernelStart();
+  AwaitEarlierKernels();
   const int64_t row = blockIdx.x / row_blocks;
   const int32_t begin = static_cast<int32_t>(blockIdx.x % row_blocks) * kBlockVectors + threadIdx.x;
   const uint4* gate = reinterpret_cast<const uint4*>(p.gate + row * p.gate_stride);
@@ -27,8 +29,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int v = 0; v < kVectors; ++v) {
     const int32_t i = begin + v * kThreads;
     if (i >= vectors) continue;
-    packed_gate[v] = __ldg(gate + i);
-    packed_up[v] = __ldg(up + i);
+    packed_gate[v] = gate[i];
+    packed_up[v] = up[i];
   }
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
@@ -62,9 +64,8 @@ KernelStatus SiluMulCuda(const SiluMulParams<BFloat16>& p, DeviceStream stream) 
       p.num_rows > kMaxBlocks / row_blocks) {
     return KernelStatus::kInvalidArgument;
   }
-  SiluMulKernel<<<static_cast<uint32_t>(p.num_rows * row_blocks), kThreads, 0, StreamOf(stream)>>>(
-      p, vectors, row_blocks);
-  return LaunchStatus();
+  return LaunchChained(&SiluMulKernel, static_cast<uint32_t>(p.num_rows * row_blocks), kThreads, 0,
+                       stream, p, vectors, row_blocks);
 }
 
 }  // namespace longhaul::kernels

@@ -8,9 +8,8 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-constexpr int kOutputs = 4;           // of a block, for each row of x
-constexpr int kPairs = kOutputs / 2;  // gated: a gate and its up are of one block
-constexpr int kUnrolled = 4;          // loads that are under way at once, for each output
+constexpr int kOutputs = 4;   // of a block, for each row of x
+constexpr int kUnrolled = 4;  // loads that are under way at once, for each output
 static_assert(8 % kOutputs == 0, "N is a multiple of 8, so that blocks are full");
 
 __device__ void MultiplyAdd(const uint4& a, const uint4& b, float& sum) {
@@ -27,7 +26,8 @@ __device__ void MultiplyAdd(const uint4& a, const uint4& b, float& sum) {
 template <bool kGated>
 __device__ int64_t WeightRow(const GemmCudaParams& p, int o) {
   if constexpr (!kGated) return int64_t{blockIdx.x} * kOutputs + o;
-  return int64_t{blockIdx.x} * kPairs + o % kPairs + (o < kPairs ? 0 : p.n / 2);
+  constexpr int kHalf = kOutputs / 2;
+  return int64_t{blockIdx.x} * kHalf + o % kHalf + (o < kHalf ? 0 : p.n / 2);
 }
 
 // Grid (N / kOutputs), 128 threads: a block reads its outputs' rows of the weight once, 2 K bytes
@@ -56,7 +56,25 @@ __global__ __launch_bounds__(kThreads) void GemvKernel(const GemmCudaParams p) {
   };
   int64_t begin = thread * kVectorElements;
   load_weight(begin);
+
+  // What the thread has to do at the end, and all it needs for it.
+  constexpr int kParts = kGated ? 2 : 1;  // sums that make a result
+  constexpr int kResults = kOutputs / kParts;
+  const bool has_result = thread < kRows * kResults;
+  const int row = thread / kResults;
+  const int o = thread % kResults;
+  const int64_t at = (int64_t{row} * gridDim.x + blockIdx.x) * kResults + o;
+  float bias[kParts] = {};
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    if (!has_result || p.bias == nullptr) continue;
+    bias[part] = BFloat16ToFloat(p.bias[WeightRow<kGated>(p, o + part * kResults)].bits);
+  }
   AwaitEarlierKernels();
+  float before = 0;
+  if (has_result && p.adds) {
+    before = p.y != nullptr ? BFloat16ToFloat(p.y[at].bits) : p.y_fp32[at];
+  }
 
   float sums[kRows][kOutputs] = {};
   while (true) {
@@ -65,17 +83,17 @@ __global__ __launch_bounds__(kThreads) void GemvKernel(const GemmCudaParams p) {
     for (int u = 0; u < kUnrolled; ++u) {
       const int64_t k = begin + u * kThreads * kVectorElements;
 #pragma unroll
-      for (int row = 0; row < kRows; ++row) {
-        const BFloat16* const from = p.x + row * p.k + k;
-        x[u][row] = k < p.k ? *reinterpret_cast<const uint4*>(from) : zeros;
+      for (int r = 0; r < kRows; ++r) {
+        const BFloat16* const from = p.x + r * p.k + k;
+        x[u][r] = k < p.k ? *reinterpret_cast<const uint4*>(from) : zeros;
       }
     }
 #pragma unroll
     for (int u = 0; u < kUnrolled; ++u) {
 #pragma unroll
-      for (int row = 0; row < kRows; ++row) {
+      for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-        for (int o = 0; o < kOutputs; ++o) MultiplyAdd(weight[u][o], x[u][row], sums[row][o]);
+        for (int i = 0; i < kOutputs; ++i) MultiplyAdd(weight[u][i], x[u][r], sums[r][i]);
       }
     }
     begin += kUnrolled * kThreads * kVectorElements;
@@ -83,45 +101,42 @@ __global__ __launch_bounds__(kThreads) void GemvKernel(const GemmCudaParams p) {
     load_weight(begin);
   }
 #pragma unroll
-  for (int row = 0; row < kRows; ++row) {
+  for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-    for (int o = 0; o < kOutputs; ++o) {
+    for (int i = 0; i < kOutputs; ++i) {
 #pragma unroll
       for (int offset = 16; offset > 0; offset /= 2) {
-        sums[row][o] += __shfl_xor_sync(0xffffffff, sums[row][o], offset);
+        sums[r][i] += __shfl_xor_sync(0xffffffff, sums[r][i], offset);
       }
-      if (thread % 32 == 0) of_warps[thread / 32][row][o] = sums[row][o];
+      if (thread % 32 == 0) of_warps[thread / 32][r][i] = sums[r][i];
     }
   }
-  __syncthreads();                                      // every warp's sums are written
-  constexpr int kResults = kGated ? kPairs : kOutputs;  // of a row
-  if (thread >= kRows * kResults) return;
-  const int row = thread / kResults;
-  const auto sum_of = [&](int o) {
-    float sum = of_warps[0][row][o];
-    for (int warp = 1; warp < kWarps; ++warp) sum += of_warps[warp][row][o];
-    if (p.bias != nullptr) sum += BFloat16ToFloat(p.bias[WeightRow<kGated>(p, o)].bits);
-    return sum;
-  };
-  const int o = thread % kResults;
-  float result = sum_of(o);
+  __syncthreads();  // every warp's sums are written
+  if (!has_result) return;
+  float parts[kParts];
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    float sum = of_warps[0][row][o + part * kResults];
+    for (int warp = 1; warp < kWarps; ++warp) sum += of_warps[warp][row][o + part * kResults];
+    if (p.bias != nullptr) sum += bias[part];
+    parts[part] = sum;
+  }
+  float result = parts[0];
   if constexpr (kGated) {
     const auto rounded = [](float value) { return BFloat16ToFloat(FloatToBFloat16(value)); };
-    const float up = rounded(sum_of(o + kPairs));
-    result = __fmul_rn(Silu(rounded(result)), up);
+    result = __fmul_rn(Silu(rounded(parts[0])), rounded(parts[1]));
   }
-  const int64_t at = row * (int64_t{gridDim.x} * kResults) + int64_t{blockIdx.x} * kResults + o;
+  if (p.adds) result += before;
   if (p.y != nullptr) {
-    if (p.adds) result += BFloat16ToFloat(p.y[at].bits);
     p.y[at].bits = FloatToBFloat16(result);
   } else {
-    p.y_fp32[at] = p.adds ? p.y_fp32[at] + result : result;
+    p.y_fp32[at] = result;
   }
 }
 
 bool Valid(const GemmCudaParams& p) {
   return p.m >= 0 && p.m <= kMaxGemvRows && p.n >= 1 && p.k >= 1 && p.n % 8 == 0 && p.k % 8 == 0 &&
-         p.n / kPairs <= INT32_MAX && (p.y == nullptr) != (p.y_fp32 == nullptr) &&
+         p.n / kOutputs <= INT32_MAX && (p.y == nullptr) != (p.y_fp32 == nullptr) &&
          IsVectorAligned(p.x) && IsVectorAligned(p.weight) && IsVectorAligned(p.bias) &&
          IsVectorAligned(p.y) && IsVectorAligned(p.y_fp32);
 }

@@ -1,5 +1,5 @@
-// Kernels on a chained stream start before those ahead of them have ended: whether each waits for
-// what it reads, and before it overwrites what others read.
+// Kernels of a decode step on a chained stream start before those ahead of them have ended: whether
+// each waits for what it reads, and before it overwrites what others read.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -31,25 +31,37 @@ class DecodeChainTest : public CudaTest {
     }
   };
 
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (IsSkipped()) return;
+    gemm_ = GemmCuda::Create();
+    ASSERT_NE(gemm_, nullptr);
+  }
+
   void Check(DecodeShape shape, int32_t num_rows, int64_t num_tokens) {
     SCOPED_TRACE(::testing::Message()
                  << "hidden " << shape.hidden << " rows " << num_rows << " tokens " << num_tokens);
     shape.num_rows = num_rows;
     shape.num_tokens = num_tokens;
     memory_.clear();
-    const DecodeChain chain(shape, {.take = [this](int64_t bytes) { return Take(bytes); },
-                                    .take_with =
-                                        [this](const void* host, int64_t bytes) {
-                                          const auto* from = static_cast<const uint8_t*>(host);
-                                          return Add(std::vector<uint8_t>(from, from + bytes));
-                                        }});
+    const longhaul::testing::DecodeMemory memory = {
+        .take = [this](int64_t bytes) { return Take(bytes); },
+        .take_with =
+            [this](const void* host, int64_t bytes) {
+              const auto* from = static_cast<const uint8_t*>(host);
+              return Add(std::vector<uint8_t>(from, from + bytes));
+            }};
+    const DecodeChain chain(shape, memory, num_rows > kMaxGemvRows ? gemm_.get() : nullptr);
     const auto cuda_stream = static_cast<cudaStream_t>(stream().handle);
     const DeviceStream chained = {cuda_stream, /*chained=*/true};
     const auto launch = [&](DeviceStream on) { EXPECT_EQ(chain.Launch(on), KernelStatus::kOk); };
-    const Answer want = Step(chain, [&] { launch(stream()); });
-    for (const float logit : want.logits) ASSERT_TRUE(std::isfinite(logit));
-    for (int i = 0; i < 5; ++i) {
-      EXPECT_TRUE(Step(chain, [&] { launch(chained); }) == want) << "launched, " << i;
+    // By turns, so that nothing of the step before is right: the new token's keys least of all.
+    const Answer want[] = {Step(chain, 0, [&] { launch(stream()); }),
+                           Step(chain, 1, [&] { launch(stream()); })};
+    EXPECT_FALSE(want[0] == want[1]);
+    for (const float logit : want[0].logits) ASSERT_TRUE(std::isfinite(logit));
+    for (int i = 0; i < 6; ++i) {
+      EXPECT_TRUE(Step(chain, i % 2, [&] { launch(chained); }) == want[i % 2]) << "launched, " << i;
     }
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t ready = nullptr;
@@ -58,26 +70,26 @@ class DecodeChainTest : public CudaTest {
     CheckCuda(cudaStreamEndCapture(cuda_stream, &graph), "end of capture");
     CheckCuda(cudaGraphInstantiate(&ready, graph, 0), "cudaGraphInstantiate");
     for (int i = 0; i < 50; ++i) {
-      EXPECT_TRUE(
-          Step(chain, [&] { CheckCuda(cudaGraphLaunch(ready, cuda_stream), "cudaGraphLaunch"); }) ==
-          want)
-          << "as a graph, " << i;
+      const Answer got = Step(
+          chain, i % 2, [&] { CheckCuda(cudaGraphLaunch(ready, cuda_stream), "cudaGraphLaunch"); });
+      EXPECT_TRUE(got == want[i % 2]) << "as a graph, " << i;
     }
     CheckCuda(cudaGraphExecDestroy(ready), "cudaGraphExecDestroy");
     CheckCuda(cudaGraphDestroy(graph), "cudaGraphDestroy");
   }
 
  private:
-  // One step from the same start, by whatever `launch` enqueues.
+  // One step from one of two starts, by whatever `launch` enqueues.
   template <typename LaunchStep>
-  Answer Step(const DecodeChain& chain, const LaunchStep& launch) {
+  Answer Step(const DecodeChain& chain, int start, const LaunchStep& launch) {
     const DecodeShape& shape = chain.shape();
     Answer answer{std::vector<BFloat16>(static_cast<size_t>(shape.num_rows) * shape.hidden),
                   std::vector<float>(static_cast<size_t>(shape.num_rows) * shape.vocab_size)};
     const size_t hidden_bytes = answer.hidden.size() * sizeof(BFloat16);
     const size_t logits_bytes = answer.logits.size() * sizeof(float);
-    CheckCuda(cudaMemcpy(chain.hidden(), words_.data(), hidden_bytes, cudaMemcpyHostToDevice),
-              "the start");
+    CheckCuda(
+        cudaMemcpy(chain.hidden(), &words_[100'003 * start], hidden_bytes, cudaMemcpyHostToDevice),
+        "the start");
     CheckCuda(cudaMemset(chain.logits(), 0xff, logits_bytes), "poison");
     CheckCuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     launch();
@@ -118,6 +130,7 @@ class DecodeChainTest : public CudaTest {
     return Add(values);
   }
 
+  std::unique_ptr<GemmCuda> gemm_;
   const std::vector<uint32_t> words_ = RandomWords();
   size_t next_ = 0;  // byte of words_
   std::vector<std::unique_ptr<DeviceArray<uint8_t>>> memory_;
@@ -139,13 +152,13 @@ constexpr DecodeShape k7b = {.num_layers = 2,
                              .vocab_size = 8192};
 
 TEST_F(DecodeChainTest, HasTheBitsOfKernelsThatWaitForEachOther) {
-  for (const int num_rows : {1, 2}) {
+  for (const int num_rows : {1, 2, 3, 40}) {
     for (const int64_t num_tokens : {1, 17, 1500}) Check(kDemo, num_rows, num_tokens);
   }
 }
 
 TEST_F(DecodeChainTest, HasThemAtTheSizesOfThe7b) {
-  for (const int num_rows : {1, 2}) {
+  for (const int num_rows : {1, 2, 5}) {
     for (const int64_t num_tokens : {200, 5000}) Check(k7b, num_rows, num_tokens);
   }
 }

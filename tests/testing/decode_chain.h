@@ -8,6 +8,7 @@
 #include "kernels/attention/paged_attention.h"
 #include "kernels/device_stream.h"
 #include "kernels/fused/rms_norm.h"
+#include "kernels/fused/silu_mul.h"
 #include "kernels/gemm/gemm_cuda.h"
 #include "kernels/gemm/gemv_cuda.h"
 #include "kernels/kv_cache/kv_layout.h"
@@ -23,7 +24,7 @@ struct DecodeShape {
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;
   int64_t vocab_size = 0;
-  int32_t num_rows = 1;    // at most kMaxGemvRows: one token of so many sequences
+  int32_t num_rows = 1;    // one token of so many sequences
   int64_t num_tokens = 1;  // of each sequence, the new one included
 };
 
@@ -38,8 +39,9 @@ struct DecodeMemory {
 // them. All layers have weights and caches of their own.
 class DecodeChain {
  public:
-  DecodeChain(const DecodeShape& shape, const DecodeMemory& memory)
-      : shape_(shape), memory_(memory) {
+  // `gemm` is for more than kMaxGemvRows rows, and null otherwise.
+  DecodeChain(const DecodeShape& shape, const DecodeMemory& memory, kernels::GemmCuda* gemm)
+      : shape_(shape), memory_(memory), gemm_(gemm) {
     hidden_ = Matrix(shape.num_rows, shape.hidden);
     norm_ = Matrix(shape.num_rows, shape.hidden);
     logits_ = Take<float>(shape.num_rows * shape.vocab_size);
@@ -54,20 +56,21 @@ class DecodeChain {
     for (const Layer& layer : layers_) {
       const kernels::KernelStatus steps[] = {
           RmsNormCuda(layer.input_norm, stream),
-          GemvCuda(layer.qkv, stream),
+          Multiply(layer.qkv, stream),
           RopeQkvPagedCuda(layer.rope, stream),
           DecodeAttentionCuda(layer.attention, splits_, num_splits_, rows_, shape_.num_rows,
                               workspace_, stream),
-          GemvCuda(layer.out, stream),
+          Multiply(layer.out, stream),
           RmsNormCuda(layer.post_attention_norm, stream),
-          GatedGemvCuda(layer.gate_up, stream),
-          GemvCuda(layer.down, stream)};
+          gemm_ == nullptr ? GatedGemvCuda(layer.gate_up, stream) : Multiply(layer.gate_up, stream),
+          gemm_ == nullptr ? kernels::KernelStatus::kOk : SiluMulCuda(layer.silu_mul, stream),
+          Multiply(layer.down, stream)};
       for (const kernels::KernelStatus status : steps) {
         if (status != kernels::KernelStatus::kOk) return status;
       }
     }
     const kernels::KernelStatus normed = RmsNormCuda(final_norm_, stream);
-    return normed != kernels::KernelStatus::kOk ? normed : GemvCuda(head_, stream);
+    return normed != kernels::KernelStatus::kOk ? normed : Multiply(head_, stream);
   }
 
   const DecodeShape& shape() const { return shape_; }
@@ -83,7 +86,13 @@ class DecodeChain {
     kernels::GemmCudaParams qkv, out, gate_up, down;
     kernels::RopeQkvPagedParams rope;
     kernels::PagedAttentionParams attention;
+    kernels::SiluMulParams<kernels::BFloat16> silu_mul;
   };
+
+  kernels::KernelStatus Multiply(const kernels::GemmCudaParams& p,
+                                 kernels::DeviceStream stream) const {
+    return gemm_ == nullptr ? GemvCuda(p, stream) : gemm_->Run(p, stream);
+  }
 
   template <typename T>
   T* Take(int64_t count) {
@@ -135,6 +144,7 @@ class DecodeChain {
                   int64_t{shape_.num_q_heads + 2 * shape_.num_kv_heads} * shape_.head_dim);
     queries_ = Matrix(shape_.num_rows, int64_t{shape_.num_q_heads} * shape_.head_dim);
     attended_ = Matrix(shape_.num_rows, int64_t{shape_.num_q_heads} * shape_.head_dim);
+    gate_up_ = Matrix(shape_.num_rows, 2 * int64_t{shape_.intermediate});
     inner_ = Matrix(shape_.num_rows, shape_.intermediate);
     workspace_ = memory_.take(DecodeWorkspaceBytes(Attention(nullptr), num_splits_));
   }
@@ -193,7 +203,14 @@ class DecodeChain {
     layer.out.y = hidden_;
     layer.post_attention_norm = Norm();
     layer.gate_up = Product(norm_, 2 * int64_t{shape_.intermediate}, shape_.hidden);
-    layer.gate_up.y = inner_;
+    layer.gate_up.y = gemm_ == nullptr ? inner_ : gate_up_;
+    layer.silu_mul = {.gate = gate_up_,
+                      .up = gate_up_ + shape_.intermediate,
+                      .gate_stride = 2 * int64_t{shape_.intermediate},
+                      .up_stride = 2 * int64_t{shape_.intermediate},
+                      .num_rows = shape_.num_rows,
+                      .cols = shape_.intermediate,
+                      .out = inner_};
     layer.down = Product(inner_, shape_.hidden, shape_.intermediate);
     layer.down.adds = true;
     layer.down.y = hidden_;
@@ -202,6 +219,7 @@ class DecodeChain {
 
   const DecodeShape shape_;
   const DecodeMemory memory_;
+  kernels::GemmCuda* const gemm_;
   int64_t weight_bytes_ = 0;
   // What all layers use.
   kernels::BFloat16* hidden_ = nullptr;
@@ -209,6 +227,7 @@ class DecodeChain {
   kernels::BFloat16* qkv_ = nullptr;
   kernels::BFloat16* queries_ = nullptr;
   kernels::BFloat16* attended_ = nullptr;
+  kernels::BFloat16* gate_up_ = nullptr;
   kernels::BFloat16* inner_ = nullptr;
   float* logits_ = nullptr;
   int32_t num_blocks_ = 0;

@@ -24,13 +24,15 @@ void DecodeCase(DeviceBench& bench, int32_t rows, int64_t tokens, bool chained) 
                                                 .num_rows = rows,
                                                 .num_tokens = tokens};
   const auto chain = std::make_unique<DecodeChain>(
-      shape, longhaul::testing::DecodeMemory{
-                 .take = [&bench](int64_t bytes) { return bench.Take<uint8_t>(bytes); },
-                 .take_with =
-                     [&bench](const void* host, int64_t bytes) {
-                       const auto* from = static_cast<const uint8_t*>(host);
-                       return bench.TakeWith(std::vector<uint8_t>(from, from + bytes));
-                     }});
+      shape,
+      longhaul::testing::DecodeMemory{
+          .take = [&bench](int64_t bytes) { return bench.Take<uint8_t>(bytes); },
+          .take_with =
+              [&bench](const void* host, int64_t bytes) {
+                const auto* from = static_cast<const uint8_t*>(host);
+                return bench.TakeWith(std::vector<uint8_t>(from, from + bytes));
+              }},
+      /*gemm=*/nullptr);
   // A step's weights are far more than any cache holds: all calls may share them.
   bench.Run({chained ? "decode_chain" : "decode_chain_apart",
              "T=" + std::to_string(rows) + " tokens=" + std::to_string(tokens) +
