@@ -38,6 +38,18 @@ class ForwardingBackend : public worker::backend::Backend {
     return backend_->CopyToHost(src, host);
   }
   absl::Status Finish() override { return backend_->Finish(); }
+  worker::Stream StreamOf(worker::backend::Lane lane) override { return backend_->StreamOf(lane); }
+  std::unique_ptr<worker::backend::Mark> MakeMark() override { return backend_->MakeMark(); }
+  absl::Status Record(worker::backend::Lane lane, worker::backend::Mark& mark) override {
+    return backend_->Record(lane, mark);
+  }
+  absl::Status Await(const worker::backend::Mark& mark, worker::backend::Lane lane) override {
+    return backend_->Await(mark, lane);
+  }
+  absl::StatusOr<absl::Duration> Elapsed(const worker::backend::Mark& begin,
+                                         const worker::backend::Mark& end) override {
+    return backend_->Elapsed(begin, end);
+  }
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
     return backend_->CopyColumns(src, dst, column);
   }

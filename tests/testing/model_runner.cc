@@ -43,7 +43,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> ModelRunner::Create(
   runner->stage_ = std::make_unique<worker::rank::PipelineStage>(
       std::make_unique<worker::model::Qwen2>(config, options.attention, std::move(weights),
                                              backend),
-      std::move(cache), *runner->communicator_);
+      std::move(cache), worker::rank::StageLink(*runner->communicator_, backend));
   runner->sampler_ = std::make_unique<worker::rank::Sampler>(config.vocab_size, backend);
   runner->scorer_ = std::make_unique<worker::rank::PromptScorer>(*runner->stage_, backend,
                                                                  options.max_logits_bytes);

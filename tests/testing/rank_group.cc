@@ -63,10 +63,14 @@ absl::Status RankGroup::Load(const Options& options, const Connect& connect, int
       .layer_end = options.layer_bounds[static_cast<size_t>(stage) + 1],
       .tensor_parallel_rank = shard,
       .tensor_parallel_size = shards};
-  rank.backend = std::make_unique<PoisoningBackend>(worker::backend::MakeCpuBackend(1));
+  if (options.make_backend) {
+    ASSIGN_OR_RETURN(rank.backend, options.make_backend(number));
+  } else {
+    rank.backend = std::make_unique<PoisoningBackend>(worker::backend::MakeCpuBackend(1));
+  }
   if (shards > 1) {
     ASSIGN_OR_RETURN(rank.tensor, connect(absl::StrCat("tensor", stage), shard, shards));
-    rank.sums = std::make_unique<worker::rank::ShardCommunicator>(*rank.tensor);
+    rank.sums = std::make_unique<worker::rank::ShardCommunicator>(*rank.tensor, *rank.backend);
   }
   ASSIGN_OR_RETURN(rank.pipeline, connect(absl::StrCat("pipeline", shard), stage,
                                           static_cast<int>(options.layer_bounds.size()) - 1));
@@ -80,11 +84,13 @@ absl::Status RankGroup::Load(const Options& options, const Connect& connect, int
                                     .head_dim = config_.head_dim,
                                     .dtype = options.kv_dtype},
                                    range.layer_end - range.layer_begin, options.num_blocks));
-  std::memset(cache.Layer(0).base, 0xff, static_cast<size_t>(cache.bytes()));  // NaN in any type
+  const std::vector<uint16_t> nan(static_cast<size_t>(cache.bytes() / 2), 0xffff);  // in any type
+  RETURN_IF_ERROR(rank.backend->CopyToDevice(
+      nan.data(), {cache.Layer(0).base, worker::DType::kBFloat16, 1, cache.bytes() / 2}));
   rank.stage = std::make_unique<worker::rank::PipelineStage>(
       std::make_unique<worker::model::Qwen2>(config_, worker::model::AttentionOptions{},
                                              std::move(weights), *rank.backend, rank.sums.get()),
-      std::move(cache), *rank.pipeline);
+      std::move(cache), worker::rank::StageLink(*rank.pipeline, *rank.backend));
   if (rank.stage->is_last()) {
     rank.scorer = std::make_unique<worker::rank::PromptScorer>(*rank.stage, *rank.backend,
                                                                options.max_logits_bytes);

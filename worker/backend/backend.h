@@ -9,6 +9,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/sampling_params.h"
 #include "common/types.h"
 #include "worker/backend/device_buffer.h"
@@ -70,6 +71,17 @@ class RowPlan {
   virtual ~RowPlan() = default;
 };
 
+// Work of a device that runs beside other work, each lane in its own order: ops, sums over shards,
+// transfers between stages. The CPU has one lane, the calling thread, whatever it is called.
+enum class Lane : uint8_t { kOps, kSums, kLinks };
+
+// A moment in a lane: when what was enqueued there before Record is done. May be recorded again:
+// who waits for it waits for what it was then. Of one backend, which it must not outlive.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+};
+
 // Queries of a unit, rotated for each region of Dual Chunk Attention, temperature folded in.
 struct RotatedQueries {
   TensorView intra, succ, inter;  // [T, Hq * D]; rows whose sequence has no such region are garbage
@@ -108,9 +120,9 @@ struct LogprobsRow {
 // it. Activations, and weights but those of norms, are of activation_dtype(); norms' weights and
 // logits are fp32. A row of an op's result depends on that row's inputs alone, bit for bit: not on
 // how many rows there are (on CUDA devices with the limits that docs/architecture.md names) and not
-// on the number of threads. Errors: kInternal (a size outside an
-// op's contract: a bug here), kUnimplemented (a shape or type that the device's kernels do not
-// have), kResourceExhausted (memory).
+// on the number of threads. Errors: kInternal (a size outside an op's contract: a bug here),
+// kUnimplemented (a shape or type that the device's kernels do not have), kResourceExhausted
+// (memory).
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -126,8 +138,18 @@ class Backend {
   // `host` is the caller's again on return.
   virtual absl::Status CopyToDevice(const void* host, TensorView dst) = 0;
   virtual absl::Status CopyToHost(TensorView src, void* host) = 0;
-  // Waits for all work that was enqueued; its error, if it had one.
+  // Waits for all ops that were enqueued; their error, if they had one.
   virtual absl::Status Finish() = 0;
+
+  // Where a communicator enqueues what it does in a lane.
+  virtual Stream StreamOf(Lane lane) = 0;
+  virtual std::unique_ptr<Mark> MakeMark() = 0;
+  virtual absl::Status Record(Lane lane, Mark& mark) = 0;
+  // What is enqueued in `lane` from now on begins behind the mark.
+  virtual absl::Status Await(const Mark& mark, Lane lane) = 0;
+  // Between two marks that are past.
+  virtual absl::StatusOr<absl::Duration> Elapsed(const Mark& begin, const Mark& end) = 0;
+
   // Does what `enqueue` does with ops of this backend over a plan's rows, perhaps by launching what
   // it has recorded of an earlier call: so `tag` names all that the work hangs on besides the plan,
   // addresses of matrices and layers. `enqueue` asks nothing of the device and copies nothing.

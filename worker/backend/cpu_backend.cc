@@ -4,6 +4,7 @@
 #include <sys/utsname.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <fstream>
@@ -47,6 +48,11 @@ class PoolParallel final : public kernels::Parallel {
 };
 
 const float* At(TensorView tensor, int64_t row) { return tensor.f32() + row * tensor.cols; }
+
+// Work is done when a call returns, so a moment in it is one of the clock.
+struct CpuMark final : Mark {
+  std::chrono::steady_clock::time_point time;
+};
 
 // Rows as they were given, and their angles.
 class CpuRowPlan final : public RowPlan {
@@ -133,6 +139,18 @@ class CpuBackend final : public Backend {
   }
 
   absl::Status Finish() override { return absl::OkStatus(); }
+
+  Stream StreamOf(Lane /*lane*/) override { return {}; }
+  std::unique_ptr<Mark> MakeMark() override { return std::make_unique<CpuMark>(); }
+  absl::Status Record(Lane /*lane*/, Mark& mark) override {
+    static_cast<CpuMark&>(mark).time = std::chrono::steady_clock::now();
+    return absl::OkStatus();
+  }
+  absl::Status Await(const Mark& /*mark*/, Lane /*lane*/) override { return absl::OkStatus(); }
+  absl::StatusOr<absl::Duration> Elapsed(const Mark& begin, const Mark& end) override {
+    return absl::FromChrono(static_cast<const CpuMark&>(end).time -
+                            static_cast<const CpuMark&>(begin).time);
+  }
 
   absl::Status CopyColumns(TensorView src, TensorView dst, int64_t column) override {
     if (src.dtype != dst.dtype || src.rows != dst.rows || column < 0 ||

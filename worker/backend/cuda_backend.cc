@@ -3,7 +3,6 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -25,10 +24,12 @@
 #include "kernels/rope/rope_qkv_paged.h"
 #include "kernels/rope/rope_table.h"
 #include "worker/backend/cuda_graphs.h"
+#include "worker/backend/cuda_lanes.h"
 #include "worker/backend/cuda_memory.h"
+#include "worker/backend/cuda_row_plan.h"
 #include "worker/backend/cuda_sampling.h"
+#include "worker/backend/cuda_status.h"
 #include "worker/backend/kernel_status.h"
-#include "worker/backend/packed_rows.h"
 
 namespace longhaul::worker::backend {
 namespace {
@@ -43,107 +44,6 @@ BFloat16* Bf16(TensorView tensor) {
       << "[" << tensor.rows << ", " << tensor.cols << "] is not bf16";
   return static_cast<BFloat16*>(tensor.data);
 }
-
-// What became of a launch: with CUDA's own error, which may be one of work before.
-absl::Status Launched(kernels::KernelStatus status, const char* op, const std::string& sizes) {
-  if (status != kernels::KernelStatus::kLibraryFailure) return ToStatus(status, op, sizes);
-  const cudaError_t error = cudaGetLastError();
-  const std::string attempted = absl::StrCat(op, "(", sizes, ")");
-  return error == cudaSuccess ? ToStatus(status, op, sizes) : CudaStatus(error, attempted);
-}
-
-// A unit's arrays on the device, all in one piece, and its angles.
-class CudaRowPlan final : public RowPlan {
- public:
-  absl::Status Fill(const RotaryRule& rule, const UnitRows& unit, cudaStream_t stream) {
-    rows.Pack(rule, unit);
-    chunk_len = rule.chunk_len;
-    RETURN_IF_ERROR(upload_.Reserve(rows.bytes()));
-    RETURN_IF_ERROR(arrays_.Reserve(rows.bytes(), stream));
-    rows.Write(upload_.data());
-    RETURN_IF_ERROR(upload_.Send(rows.bytes(), arrays_.data(), stream));
-    RETURN_IF_ERROR(ComputeAngles(rule, kernels::RopeVariant::kIntra, intra_, stream));
-    if (rows.has_succ()) {
-      RETURN_IF_ERROR(ComputeAngles(rule, kernels::RopeVariant::kSucc, succ_, stream));
-    }
-    if (rows.has_inter()) {
-      RETURN_IF_ERROR(ComputeAngles(rule, kernels::RopeVariant::kInter, inter_, stream));
-    }
-    return absl::OkStatus();
-  }
-
-  // Null for an array without entries.
-  template <typename T>
-  const T* At(const PackedRows::Array& array) const {
-    if (array.count == 0) return nullptr;
-    return reinterpret_cast<const T*>(arrays_.data() + array.offset);
-  }
-  // Null where no row reaches so far.
-  kernels::RopeAngles intra() const { return AnglesOf(intra_); }
-  kernels::RopeAngles succ() const {
-    return rows.has_succ() ? AnglesOf(succ_) : kernels::RopeAngles{};
-  }
-  kernels::RopeAngles inter() const {
-    return rows.has_inter() ? AnglesOf(inter_) : kernels::RopeAngles{};
-  }
-
-  // All of the plan that launches of a layer's ops hang on.
-  CudaGraphs::Key Key() const {
-    CudaGraphs::Key key = {arrays_.address(), static_cast<uint64_t>(rows.num_rows()),
-                           static_cast<uint64_t>(chunk_len), static_cast<uint64_t>(rows.has_succ()),
-                           static_cast<uint64_t>(rows.has_inter())};
-    for (const Angles* angles : {&intra_, &succ_, &inter_}) {
-      key.push_back(angles->buffer.address());
-      key.push_back(static_cast<uint64_t>(angles->sin_offset));
-    }
-    const PackedRows::Arrays& arrays = rows.arrays();
-    for (const PackedRows::Array& array :
-         {arrays.query_scale, arrays.slots, arrays.num_empty, arrays.splits, arrays.decode_rows}) {
-      key.push_back(static_cast<uint64_t>(array.offset));
-      key.push_back(static_cast<uint64_t>(array.count));
-    }
-    key.push_back(static_cast<uint64_t>(arrays.block_tables.offset));
-    return key;
-  }
-
-  PackedRows rows;
-  int64_t chunk_len = 0;
-
- private:
-  // cos [T, D/2], then sin.
-  struct Angles {
-    GrowingDeviceBuffer buffer;
-    int64_t sin_offset = 0;  // elements; stays while the number of rows does, or nearly
-  };
-
-  static kernels::RopeAngles AnglesOf(const Angles& angles) {
-    const float* cos = reinterpret_cast<const float*>(angles.buffer.data());
-    return {.cos = cos, .sin = cos + angles.sin_offset};
-  }
-
-  absl::Status ComputeAngles(const RotaryRule& rule, kernels::RopeVariant variant, Angles& angles,
-                             cudaStream_t stream) {
-    const auto room = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows.num_rows())));
-    angles.sin_offset = room * (rule.head_dim / 2);
-    RETURN_IF_ERROR(angles.buffer.Reserve(2 * angles.sin_offset * int64_t{sizeof(float)}, stream));
-    float* cos = reinterpret_cast<float*>(angles.buffer.data());
-    const kernels::RopeTableParams params = {.positions = At<int64_t>(rows.arrays().positions),
-                                             .num_rows = rows.num_rows(),
-                                             .head_dim = rule.head_dim,
-                                             .theta = rule.theta,
-                                             .variant = variant,
-                                             .chunk_len = rule.chunk_len,
-                                             .chunk_size = rule.chunk_size,
-                                             .cos = cos,
-                                             .sin = cos + angles.sin_offset};
-    return Launched(kernels::RopeTableCuda(params, {stream}), "rope_table",
-                    absl::StrCat(params.num_rows, " rows, head_dim ", rule.head_dim));
-  }
-
-  UploadBuffer upload_;
-  GrowingDeviceBuffer arrays_;
-  Angles intra_, succ_, inter_;
-};
 
 // Every plan that a backend is given is its own.
 const CudaRowPlan& PlanOf(const RowPlan& plan) { return static_cast<const CudaRowPlan&>(plan); }
@@ -162,13 +62,7 @@ class CudaBackend final : public Backend {
     return std::unique_ptr<Backend>(std::move(backend));
   }
 
-  ~CudaBackend() override {
-    if (stream_ == nullptr) return;
-    // An error is one of the work before, which its caller has seen or no longer wants.
-    cudaSetDevice(device_);
-    cudaStreamSynchronize(stream_);
-    cudaStreamDestroy(stream_);
-  }
+  ~CudaBackend() override { cudaSetDevice(device_); }  // for what its members free
 
   DType activation_dtype() const override { return DType::kBFloat16; }
   std::string HardwareName() const override { return name_; }
@@ -217,11 +111,26 @@ class CudaBackend final : public Backend {
     return CudaStatus(cudaStreamSynchronize(stream_), "work on the device");
   }
 
+  Stream StreamOf(Lane lane) override { return {lanes_.StreamOf(lane)}; }
+  std::unique_ptr<Mark> MakeMark() override { return lanes_.MakeMark(); }
+  absl::Status Record(Lane lane, Mark& mark) override {
+    RETURN_IF_ERROR(Enter());
+    return lanes_.Record(lane, mark);
+  }
+  absl::Status Await(const Mark& mark, Lane lane) override {
+    RETURN_IF_ERROR(Enter());
+    return lanes_.Await(mark, lane);
+  }
+  absl::StatusOr<absl::Duration> Elapsed(const Mark& begin, const Mark& end) override {
+    RETURN_IF_ERROR(Enter());
+    return lanes_.Elapsed(begin, end);
+  }
+
   absl::Status Repeat(const RowPlan& row_plan, std::span<const uint64_t> tag,
                       absl::FunctionRef<absl::Status()> enqueue) override {
     RETURN_IF_ERROR(Enter());
     const CudaRowPlan& plan = PlanOf(row_plan);
-    if (!plan.rows.is_decode()) return enqueue();
+    if (!plan.rows().is_decode()) return enqueue();
     CudaGraphs::Key key = plan.Key();
     key.push_back(decode_workspace_.address());
     key.insert(key.end(), tag.begin(), tag.end());
@@ -274,7 +183,7 @@ class CudaBackend final : public Backend {
 
   absl::Status Embed(TensorView table, const RowPlan& row_plan, TensorView out) override {
     RETURN_IF_ERROR(Enter());
-    const PackedRows& rows = PlanOf(row_plan).rows;
+    const PackedRows& rows = PlanOf(row_plan).rows();
     if (rows.min_id() < 0 || rows.max_id() >= table.rows) {
       return absl::InternalError(absl::StrCat("embedding(", Sizes(table, out), "): ids are [",
                                               rows.min_id(), ", ", rows.max_id(), "]"));
@@ -340,7 +249,7 @@ class CudaBackend final : public Backend {
                               const RotatedQueries& queries) override {
     RETURN_IF_ERROR(Enter());
     const CudaRowPlan& plan = PlanOf(row_plan);
-    const PackedRows::Arrays& arrays = plan.rows.arrays();
+    const PackedRows::Arrays& arrays = plan.rows().arrays();
     const kernels::RopeQkvPagedParams params = {
         .qkv = Bf16(qkv),
         .query_scale = plan.At<float>(arrays.query_scale),
@@ -350,10 +259,10 @@ class CudaBackend final : public Backend {
         .slot = plan.At<int64_t>(arrays.slots),
         .num_empty = plan.At<int32_t>(arrays.num_empty),
         .q_intra = Bf16(queries.intra),
-        .q_succ = plan.rows.has_succ() ? Bf16(queries.succ) : nullptr,
-        .q_inter = plan.rows.has_inter() ? Bf16(queries.inter) : nullptr,
+        .q_succ = plan.rows().has_succ() ? Bf16(queries.succ) : nullptr,
+        .q_inter = plan.rows().has_inter() ? Bf16(queries.inter) : nullptr,
         .kv_base = kv.base,
-        .num_rows = plan.rows.num_rows(),
+        .num_rows = plan.rows().num_rows(),
         .block_stride_bytes = kv.block_stride_bytes,
         .num_q_heads = static_cast<int32_t>(queries.intra.cols / kv.shape.head_dim),
         .layout = LayoutOf(kv.shape)};
@@ -364,22 +273,22 @@ class CudaBackend final : public Backend {
                       TensorView out) override {
     RETURN_IF_ERROR(Enter());
     const CudaRowPlan& plan = PlanOf(row_plan);
-    const PackedRows::Arrays& arrays = plan.rows.arrays();
+    const PackedRows::Arrays& arrays = plan.rows().arrays();
     const kernels::PagedAttentionParams params = {
         .q_intra = Bf16(queries.intra),
-        .q_succ = plan.rows.has_succ() ? Bf16(queries.succ) : nullptr,
-        .q_inter = plan.rows.has_inter() ? Bf16(queries.inter) : nullptr,
+        .q_succ = plan.rows().has_succ() ? Bf16(queries.succ) : nullptr,
+        .q_inter = plan.rows().has_inter() ? Bf16(queries.inter) : nullptr,
         .block_tables = plan.At<int32_t>(arrays.block_tables),
         .kv_base = kv.base,
         .out = Bf16(out),
         .lse = nullptr,
-        .num_rows = plan.rows.num_rows(),
+        .num_rows = plan.rows().num_rows(),
         .block_stride_bytes = kv.block_stride_bytes,
         .num_blocks = kv.num_blocks,
         .layout = LayoutOf(kv.shape),
         .num_q_heads = static_cast<int32_t>(out.cols / kv.shape.head_dim),
         .softmax_scale = static_cast<float>(1.0 / std::sqrt(kv.shape.head_dim)),
-        .chunk_len = plan.chunk_len};
+        .chunk_len = plan.chunk_len()};
     if (arrays.tiles.count > 0) {
       RETURN_IF_ERROR(Launched(
           kernels::PrefillAttentionCuda(params, plan.At<kernels::PrefillTile>(arrays.tiles),
@@ -420,8 +329,8 @@ class CudaBackend final : public Backend {
     cudaDeviceProp properties;
     RETURN_IF_ERROR(CudaStatus(cudaGetDeviceProperties(&properties, device_), "its properties"));
     name_ = properties.name;
-    RETURN_IF_ERROR(
-        CudaStatus(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"));
+    RETURN_IF_ERROR(lanes_.Open());
+    stream_ = lanes_.StreamOf(Lane::kOps);
     gemm_ = kernels::GemmCuda::Create();
     if (gemm_ == nullptr) {
       return absl::FailedPreconditionError("cuBLASLt or memory for its workspace cannot be had");
@@ -469,10 +378,10 @@ class CudaBackend final : public Backend {
   }
 
   static std::string SizesOf(const CudaRowPlan& plan, const KvLayer& kv) {
-    return absl::StrCat(plan.rows.num_rows(), " rows, ", kv.shape.num_kv_heads,
+    return absl::StrCat(plan.rows().num_rows(), " rows, ", kv.shape.num_kv_heads,
                         " KV heads, head_dim ", kv.shape.head_dim, ", ",
                         kv.shape.dtype == KvDType::kBFloat16 ? "bf16" : "fp32", ", ", kv.num_blocks,
-                        " blocks, chunk_len ", plan.chunk_len);
+                        " blocks, chunk_len ", plan.chunk_len());
   }
 
   kernels::DeviceStream stream() const { return {stream_, chained_}; }
@@ -481,7 +390,8 @@ class CudaBackend final : public Backend {
   const CudaOptions options_;
   mutable std::thread::id thread_;  // that called last
   std::string name_;
-  cudaStream_t stream_ = nullptr;
+  CudaLanes lanes_;
+  cudaStream_t stream_ = nullptr;  // of ops
   bool chained_ = false;  // within a decode step's Repeat
   std::unique_ptr<kernels::GemmCuda> gemm_;
   UploadBuffer uploads_[2];

@@ -5,7 +5,7 @@
 
 #include "common/logging.h"
 #include "common/status_macros.h"
-#include "worker/backend/cuda_memory.h"
+#include "worker/backend/cuda_status.h"
 
 namespace longhaul::worker::backend {
 

@@ -6,26 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/logging.h"
 #include "common/status_macros.h"
+#include "worker/backend/cuda_status.h"
 
 namespace longhaul::worker::backend {
-
-absl::Status CudaStatus(cudaError_t error, const std::string& attempted) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  cudaGetLastError();  // the next call is not to find it again
-  const std::string message =
-      absl::StrCat(attempted, ": ", cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
-  switch (error) {
-    case cudaErrorMemoryAllocation:
-      return absl::ResourceExhaustedError(message);
-    case cudaErrorNoDevice:
-    case cudaErrorInsufficientDriver:
-    case cudaErrorInitializationError:
-    case cudaErrorInvalidDevice:
-      return absl::FailedPreconditionError(message);
-    default:
-      return absl::InternalError(message);
-  }
-}
 
 absl::StatusOr<DeviceBuffer> AllocateCuda(int64_t bytes, cudaStream_t stream) {
   if (bytes <= 0) return absl::InternalError(absl::StrCat("allocation of ", bytes, " bytes"));

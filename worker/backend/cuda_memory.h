@@ -11,11 +11,6 @@
 
 namespace longhaul::worker::backend {
 
-// OK, or an error that says what was attempted: kResourceExhausted for memory, kFailedPrecondition
-// for a missing device or driver, else kInternal. Work that was enqueued earlier may be what
-// failed.
-absl::Status CudaStatus(cudaError_t error, const std::string& attempted);
-
 // Zeroed, in the stream's order, memory of the current device. kResourceExhausted names the bytes
 // and those that are free.
 absl::StatusOr<DeviceBuffer> AllocateCuda(int64_t bytes, cudaStream_t stream);

@@ -7,6 +7,7 @@
 #include "common/status_macros.h"
 #include "kernels/logprobs/logprobs_cuda.h"
 #include "kernels/sampling/sampling_cuda.h"
+#include "worker/backend/cuda_status.h"
 #include "worker/backend/kernel_status.h"
 #include "worker/backend/sampled_token.h"
 
@@ -133,7 +134,7 @@ absl::Status CudaSampling::RunSampling(std::span<const SampleRow> rows, cudaStre
       .vocab_size = vocab_size,
       .workspace = workspace_.data(),
       .results = reinterpret_cast<SamplingCudaResult*>(device_results_.data())};
-  RETURN_IF_ERROR(ToStatus(kernels::SamplingCuda(params, {stream}), "sampling",
+  RETURN_IF_ERROR(Launched(kernels::SamplingCuda(params, {stream}), "sampling",
                            absl::StrCat(num_rows, " rows, vocabulary ", vocab_size)));
   return Download(result_bytes, stream);
 }
@@ -176,7 +177,7 @@ absl::Status CudaSampling::RunLogprobs(std::span<const LogprobsRow> rows, cudaSt
       .vocab_size = vocab_size,
       .workspace = workspace_.data(),
       .results = reinterpret_cast<LogprobsCudaResult*>(device_results_.data())};
-  RETURN_IF_ERROR(ToStatus(kernels::LogprobsCuda(params, {stream}), "logprobs",
+  RETURN_IF_ERROR(Launched(kernels::LogprobsCuda(params, {stream}), "logprobs",
                            absl::StrCat(num_rows, " rows, vocabulary ", vocab_size)));
   return Download(result_bytes, stream);
 }

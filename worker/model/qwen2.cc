@@ -67,6 +67,22 @@ std::vector<SequenceRows> RowsOf(std::span<const ModelSlice> slices) {
   return rows;
 }
 
+// Calls `run(slot, begin, count)` for rows [begin, begin + count) of `num_rows`, `tile` at a time,
+// slots counted from 0. The last are enough for the algorithm that all rows of a large unit have.
+template <typename Run>
+absl::Status ForTiles(int64_t num_rows, int64_t tile, const Run& run) {
+  int64_t count = 0;
+  size_t slot = 0;
+  for (int64_t begin = 0; begin < num_rows; begin += count) {
+    const int64_t rest = num_rows - begin;
+    count = rest > tile && rest < tile + Qwen2::kFewRows ? tile - Qwen2::kFewRows
+                                                         : std::min(tile, rest);
+    const absl::Status status = run(slot++, begin, count);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 int64_t NumRows(std::span<const ModelSlice> slices) {
   int64_t rows = 0;
   for (const ModelSlice& slice : slices) rows += static_cast<int64_t>(slice.token_ids.size());
@@ -134,16 +150,28 @@ TokenId Qwen2::EmbeddingRow(TokenId id) const {
 absl::Status Qwen2::Embed(Activations& activations) {
   CHECK(weights_.embedding.data != nullptr) << "Embed on a stage without the embedding";
   RETURN_IF_ERROR(backend_.Embed(weights_.embedding, *activations.plan_, activations.hidden_));
-  return SumShards(activations.hidden_);  // exact: all but one summand are zeros
+  RETURN_IF_ERROR(BeginSum(activations.hidden_, 0));  // exact: all but one summand are zeros
+  return Await(0);
 }
 
-absl::Status Qwen2::TakeUp(TensorView x, const backend::LinearWeight& linear, TensorView hidden) {
-  return weights_.range.tensor_parallel_rank == 0 ? backend_.LinearAdd(x, linear.weight, hidden)
-                                                  : backend_.Linear(x, linear, hidden);
+int64_t Qwen2::TileRows(int64_t num_rows) const {
+  if (sums_ == nullptr) return kMlpRows;
+  const int64_t part = (num_rows + kSumTiles - 1) / kSumTiles;
+  return std::clamp(part, kMinSumRows, kMlpRows);
 }
 
-absl::Status Qwen2::SumShards(TensorView inout) {
-  return sums_ == nullptr ? absl::OkStatus() : sums_->Sum(inout);
+absl::Status Qwen2::TakeUp(TensorView x, const backend::LinearWeight& linear, TensorView hidden,
+                           size_t slot) {
+  if (weights_.range.tensor_parallel_rank == 0) {
+    RETURN_IF_ERROR(backend_.LinearAdd(x, linear.weight, hidden));
+  } else {
+    RETURN_IF_ERROR(backend_.Linear(x, linear, hidden));
+  }
+  return BeginSum(hidden, slot);
+}
+
+absl::Status Qwen2::BeginSum(TensorView inout, size_t slot) {
+  return sums_ == nullptr ? absl::OkStatus() : sums_->BeginSum(inout, slot);
 }
 
 absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations) {
@@ -161,33 +189,45 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
   const TensorView qkv = scratch_.qkv.Rows(0, num_rows);
   const TensorView attended = scratch_.attended.Rows(0, num_rows);
 
+  const int64_t tile = TileRows(num_rows);
+
   // x += Wo attention(rope(Wqkv norm(x)))
-  RETURN_IF_ERROR(backend_.RmsNorm(hidden, weights.input_norm, eps, norm));
-  RETURN_IF_ERROR(backend_.Linear(norm, weights.qkv, qkv));
+  const auto project = [&](size_t slot, int64_t begin, int64_t count) -> absl::Status {
+    RETURN_IF_ERROR(Await(slot));
+    const TensorView normed = norm.Rows(begin, count);
+    RETURN_IF_ERROR(backend_.RmsNorm(hidden.Rows(begin, count), weights.input_norm, eps, normed));
+    return backend_.Linear(normed, weights.qkv, qkv.Rows(begin, count));
+  };
+  const auto take_up = [&](size_t slot, int64_t begin, int64_t count) {
+    return TakeUp(attended.Rows(begin, count), weights.out, hidden.Rows(begin, count), slot);
+  };
+  RETURN_IF_ERROR(ForTiles(num_rows, tile, project));
   RETURN_IF_ERROR(backend_.RotateAndStore(qkv, plan, kv, scratch_.queries));
   RETURN_IF_ERROR(backend_.Attend(scratch_.queries, plan, kv, attended));
-  RETURN_IF_ERROR(TakeUp(attended, weights.out, hidden));
-  RETURN_IF_ERROR(SumShards(hidden));
-  RETURN_IF_ERROR(backend_.RmsNorm(hidden, weights.post_attention_norm, eps, norm));
+  RETURN_IF_ERROR(ForTiles(num_rows, tile, take_up));
 
-  // x += Wdown (silu(Wgate norm(x)) * Wup norm(x)), some rows at a time
-  int64_t count = 0;
-  for (int64_t begin = 0; begin < num_rows; begin += count) {
-    const int64_t rest = num_rows - begin;
-    // The last rows are enough for the algorithm that all rows of a large unit have.
-    count = rest > kMlpRows && rest < kMlpRows + kFewRows ? kMlpRows - kFewRows
-                                                          : std::min(kMlpRows, rest);
-    const TensorView gate_up = scratch_.gate_up.Rows(0, count);
+  // x += Wdown (silu(Wgate norm(x)) * Wup norm(x))
+  const auto mlp = [&](size_t slot, int64_t begin, int64_t count) -> absl::Status {
+    RETURN_IF_ERROR(Await(slot));
+    const TensorView rows = hidden.Rows(begin, count);
+    const TensorView normed = norm.Rows(begin, count);
     const TensorView inner = scratch_.inner.Rows(0, count);
-    RETURN_IF_ERROR(backend_.GatedLinear(norm.Rows(begin, count), weights.gate_up, gate_up, inner));
-    RETURN_IF_ERROR(TakeUp(inner, weights.down, hidden.Rows(begin, count)));
-  }
-  return SumShards(hidden);
+    RETURN_IF_ERROR(backend_.RmsNorm(rows, weights.post_attention_norm, eps, normed));
+    RETURN_IF_ERROR(
+        backend_.GatedLinear(normed, weights.gate_up, scratch_.gate_up.Rows(0, count), inner));
+    return TakeUp(inner, weights.down, rows, slot);
+  };
+  return ForTiles(num_rows, tile, mlp);
 }
 
 absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
                               Activations& activations, absl::FunctionRef<absl::Status()> run) {
-  if (sums_ != nullptr) return run();  // sums wait for other shards
+  if (sums_ != nullptr) {  // which wait for other shards
+    RETURN_IF_ERROR(run());
+    const int64_t num_rows = activations.num_rows_;
+    return ForTiles(num_rows, TileRows(num_rows),
+                    [&](size_t slot, int64_t /*begin*/, int64_t /*count*/) { return Await(slot); });
+  }
   const auto address = [](const void* p) {
     return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p));
   };

@@ -73,6 +73,10 @@ class Qwen2 {
   static constexpr int64_t kMlpRows = 8192;
   // Fewer may be multiplied by another algorithm, whose bits differ (GemmCuda).
   static constexpr int64_t kFewRows = 128;
+  // Several shards: while rows of one tile are summed those of the next are multiplied. So many
+  // tiles a unit, of at least so many rows.
+  static constexpr int64_t kSumTiles = 4;
+  static constexpr int64_t kMinSumRows = 1024;
 
   // `backend` and `sums` outlive the model; `sums` is null with one shard, and only then. `weights`
   // views memory of `backend`.
@@ -87,12 +91,13 @@ class Qwen2 {
   absl::Status Begin(std::span<const ModelSlice> slices, Activations& activations);
   // First stage only.
   absl::Status Embed(Activations& activations);
-  // One layer, absolute number within range(). kv is this layer's part of the cache, with the KV
-  // heads of this shard.
+  // One layer, absolute number within range(), as part of RunLayers. kv is this layer's part of the
+  // cache, with the KV heads of this shard.
   absl::Status RunLayer(int32_t layer, const backend::KvLayer& kv, Activations& activations);
   // Layers [begin, end) by calls of RunLayer that `run` makes: where the device has recorded them
   // for a unit of the same kind, without the calls. `run` must do the same work for the same
-  // arguments; `kv` is the first layer's.
+  // arguments; `kv` is the first layer's. Sums of the last layer are awaited here: hidden() is
+  // complete behind RunLayers, not behind each RunLayer.
   absl::Status RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
                          Activations& activations, absl::FunctionRef<absl::Status()> run);
   // Waits until the device has done what RunLayer and Logits enqueued there.
@@ -127,11 +132,17 @@ class Qwen2 {
   absl::Status ReserveLogits(int64_t rows);
   // A token's row of the embedding: of zeros where it is another shard's.
   TokenId EmbeddingRow(TokenId id) const;
-  // hidden += x weight^T, once the shards are summed: shard 0 alone adds, the others have their
-  // products in the place of hidden, which is whole again after SumShards.
-  absl::Status TakeUp(TensorView x, const backend::LinearWeight& linear, TensorView hidden);
-  // Sums over the shards, if there are several.
-  absl::Status SumShards(TensorView inout);
+  // Rows that are multiplied at a time, of `num_rows`.
+  int64_t TileRows(int64_t num_rows) const;
+  // hidden += x weight^T: complete for ops behind Await(slot). Shard 0 alone adds, the others have
+  // their products in the place of hidden, then the shards are summed.
+  absl::Status TakeUp(TensorView x, const backend::LinearWeight& linear, TensorView hidden,
+                      size_t slot);
+  // Begins a sum over the shards, if there are several.
+  absl::Status BeginSum(TensorView inout, size_t slot);
+  absl::Status Await(size_t slot) {
+    return sums_ == nullptr ? absl::OkStatus() : sums_->Await(slot);
+  }
   // Puts the shards' parts of the first `count` rows of logits side by side on shard 0.
   absl::StatusOr<TensorView> GatherLogits(int64_t count);
 

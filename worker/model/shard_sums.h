@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <span>
 
 #include "absl/status/status.h"
@@ -16,9 +17,16 @@ class ShardSums {
  public:
   virtual ~ShardSums() = default;
 
-  // Each element becomes the sum of all ranks' elements: with the same bits on every rank, and
-  // whatever its place and the number of rows. fp32.
-  virtual absl::Status Sum(TensorView inout) = 0;
+  // Which rank this is, from 0.
+  virtual int shard() const = 0;
+
+  // Begins what ops that are enqueued behind Await(slot) see done: each element becomes the sum of
+  // all ranks' elements, as ops enqueued so far leave them. With the same bits on every rank, and
+  // whatever its place and the number of rows. Of the backend's activation type. A slot holds one
+  // sum at a time; small numbers, from 0.
+  virtual absl::Status BeginSum(TensorView inout, size_t slot) = 0;
+  // OK also where no sum of the slot is pending.
+  virtual absl::Status Await(size_t slot) = 0;
 
   // Brings every rank's `part` to rank 0, where parts[t] becomes that of rank t; parts[0] is `part`
   // itself. `parts` is empty on the other ranks.

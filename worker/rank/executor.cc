@@ -62,9 +62,10 @@ absl::StatusOr<StepResult> Executor::Execute(const StepPlan& plan, const std::at
     if (sampler_ != nullptr) sampler_->End(id);
   }
   // The leader shares blocks that a result reports, and learns what steps take.
-  RETURN_IF_ERROR(stage_.Finish()) << "step " << plan.step_id;
-  // With what the stage waited for others, which MeteredCommunicator knows and server.cc takes off.
-  result.seconds = std::max(0.0, absl::ToDoubleSeconds(clock_.Now() - begin));
+  auto waited = stage_.Finish();
+  RETURN_IF_ERROR(waited) << "step " << plan.step_id;
+  // What a stage waits for the others is not its time.
+  result.seconds = std::max(0.0, absl::ToDoubleSeconds(clock_.Now() - begin - *waited));
   return result;
 }
 

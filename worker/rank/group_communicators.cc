@@ -6,7 +6,11 @@
 #include "absl/time/time.h"
 #include "common/status_macros.h"
 #include "worker/comm/gloo_communicator.h"
+#include "worker/comm/local_address.h"
 #include "worker/comm/local_communicator.h"
+#ifdef LONGHAUL_HAVE_NCCL
+#include "worker/comm/nccl_communicator.h"
+#endif
 
 namespace longhaul::worker::rank {
 namespace {
@@ -19,8 +23,50 @@ constexpr absl::Duration kConnectTimeout = absl::Seconds(30);
 // longer hears. So this is longer than any step, and no more than an end to every wait: whatever
 // keeps ranks waiting ends with the leader's abort, or with the control stream.
 constexpr absl::Duration kCallTimeout = absl::Hours(24);
+#ifdef LONGHAUL_HAVE_NCCL
+// Longest duration of a call that only enqueues: the first one between two ranks connects them, as
+// soon as both have made it.
+constexpr absl::Duration kEnqueueTimeout = absl::Minutes(10);
+#endif
 
 }  // namespace
+
+absl::Status GroupCommunicators::PrepareCuda([[maybe_unused]] const std::string& host,
+                                             [[maybe_unused]] const std::string& interface) {
+#ifdef LONGHAUL_HAVE_NCCL
+  ASSIGN_OR_RETURN(const std::string name, comm::LocalInterface(host, interface));
+  return comm::MeetOnInterface(name);
+#else
+  return absl::UnimplementedError(
+      "ranks of --device cuda exchange tensors by NCCL, which this program was built without: set "
+      "--tensor-parallel-size and --pipeline-parallel-size to 1");
+#endif
+}
+
+absl::StatusOr<std::unique_ptr<comm::Communicator>> GroupCommunicators::Join(
+    int rank, int size, const std::string& group, comm::RendezvousStore& store) const {
+  if (!options_.cuda_device.has_value()) {
+    return comm::MakeGlooCommunicator({.rank = rank,
+                                       .size = size,
+                                       .group = group,
+                                       .host = options_.host,
+                                       .interface = options_.interface,
+                                       .connect_timeout = kConnectTimeout,
+                                       .timeout = kCallTimeout},
+                                      store);
+  }
+#ifdef LONGHAUL_HAVE_NCCL
+  return comm::MakeNcclCommunicator({.rank = rank,
+                                     .size = size,
+                                     .device = *options_.cuda_device,
+                                     .group = group,
+                                     .connect_timeout = kConnectTimeout,
+                                     .timeout = kEnqueueTimeout},
+                                    store);
+#else
+  return absl::UnimplementedError("this program was built without NCCL");
+#endif
+}
 
 absl::Status GroupCommunicators::Connect(const GroupShape& shape, int32_t rank,
                                          comm::RendezvousStore& store) {
@@ -30,20 +76,12 @@ absl::Status GroupCommunicators::Connect(const GroupShape& shape, int32_t rank,
       [&](int size, int place,
           const std::string& name) -> absl::StatusOr<std::unique_ptr<comm::Communicator>> {
     if (size == 1) return std::move(comm::MakeLocalGroup(1).front());
-    return comm::MakeGlooCommunicator({.rank = place,
-                                       .size = size,
-                                       .group = name,
-                                       .host = options_.host,
-                                       .interface = options_.interface,
-                                       .connect_timeout = kConnectTimeout,
-                                       .timeout = kCallTimeout},
-                                      store);
+    return Join(place, size, name, store);
   };
   ASSIGN_OR_RETURN(tensor_,
                    make(shape.tensor_parallel_size(), shard, absl::StrCat("tensor", stage)));
-  ASSIGN_OR_RETURN(std::unique_ptr<comm::Communicator> pipeline,
+  ASSIGN_OR_RETURN(pipeline_,
                    make(shape.pipeline_parallel_size(), stage, absl::StrCat("pipeline", shard)));
-  pipeline_ = std::make_unique<MeteredCommunicator>(std::move(pipeline), clock_);
   MutexLock lock(mutex_);
   abortable_[0] = tensor_.get();
   abortable_[1] = pipeline_.get();

@@ -9,13 +9,12 @@
 
 namespace longhaul::worker::rank {
 
-PipelineStage::PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache,
-                             comm::Communicator& communicator)
-    : model_(std::move(model)), cache_(std::move(cache)), communicator_(communicator) {
-  CHECK((model_->range().layer_begin == 0) == (communicator_.rank() == 0) &&
-        is_last() == (communicator_.rank() + 1 == communicator_.size()))
+PipelineStage::PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache, StageLink link)
+    : model_(std::move(model)), cache_(std::move(cache)), link_(std::move(link)) {
+  CHECK((model_->range().layer_begin == 0) == (link_.stage() == 0) &&
+        is_last() == (link_.stage() + 1 == link_.num_stages()))
       << "layers [" << model_->range().layer_begin << ", " << model_->range().layer_end
-      << ") on stage " << communicator_.rank() << " of " << communicator_.size();
+      << ") on stage " << link_.stage() << " of " << link_.num_stages();
 }
 
 bool PipelineStage::IsSame(const Resident& resident, const StageUnit& unit) const {
@@ -39,13 +38,12 @@ absl::StatusOr<PipelineStage::Resident> PipelineStage::Begin(const StageUnit& un
   for (const model::ModelSlice& slice : unit.slices) {
     resident.begins.push_back(slice.position_begin);
   }
+  RETURN_IF_ERROR(link_.Await(resident.sent));
   RETURN_IF_ERROR(model_->Begin(unit.slices, resident.activations));
   if (model_->range().layer_begin == 0) {
     RETURN_IF_ERROR(model_->Embed(resident.activations));
   } else {
-    RETURN_IF_ERROR(
-        communicator_.Recv(resident.activations.hidden(), communicator_.rank() - 1, Stream{}))
-        << "activations of " << resident.activations.num_rows() << " tokens";
+    RETURN_IF_ERROR(link_.Receive(resident.activations.hidden()));
   }
   return resident;
 }
@@ -104,9 +102,7 @@ absl::Status PipelineStage::Run(const StageUnit& unit, const std::atomic<bool>& 
     return absl::OkStatus();
   }
   if (sends) {
-    RETURN_IF_ERROR(
-        communicator_.Send(resident.activations.hidden(), communicator_.rank() + 1, Stream{}))
-        << "activations of " << resident.activations.num_rows() << " tokens";
+    RETURN_IF_ERROR(link_.Send(resident.activations.hidden(), resident.sent));
   }
   unused_.push_back(std::exchange(completed_, std::move(resident)));
   return absl::OkStatus();
@@ -117,6 +113,11 @@ absl::StatusOr<TensorView> PipelineStage::Logits(std::span<const int64_t> rows) 
     CHECK(row >= 0 && row < completed_.activations.num_rows()) << "row=" << row;
   }
   return model_->Logits(rows, completed_.activations);
+}
+
+absl::StatusOr<absl::Duration> PipelineStage::Finish() {
+  RETURN_IF_ERROR(model_->Finish());
+  return link_.TakeWaited();
 }
 
 void PipelineStage::Drop(SequenceId sequence) {

@@ -8,10 +8,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/types.h"
-#include "worker/comm/communicator.h"
+#include "worker/backend/backend.h"
 #include "worker/model/qwen2.h"
 #include "worker/rank/kv_cache.h"
+#include "worker/rank/stage_link.h"
 #include "worker/tensor.h"
 
 namespace longhaul::worker::rank {
@@ -41,10 +43,8 @@ class PipelineStage {
   // Units that may be cut at the same time.
   static constexpr size_t kMaxResident = 4;
 
-  // `communicator` has one rank a stage, in order, and outlives this. `cache` has the KV heads of
-  // the model's shard.
-  PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache,
-                comm::Communicator& communicator);
+  // `cache` has the KV heads of the model's shard.
+  PipelineStage(std::unique_ptr<model::Qwen2> model, KvCache cache, StageLink link);
 
   const ModelConfig& config() const { return model_->config(); }
   const KvCache& cache() const { return cache_; }
@@ -60,8 +60,9 @@ class PipelineStage {
   // the next call.
   absl::StatusOr<TensorView> Logits(std::span<const int64_t> rows);
 
-  // Waits until the device has done all of it.
-  absl::Status Finish() { return model_->Finish(); }
+  // Waits until the device has done all of it but what it still sends. Returns how long it waited
+  // for other stages since the last call.
+  absl::StatusOr<absl::Duration> Finish();
 
   // Drops the resident activations of cut units that hold this sequence.
   void Drop(SequenceId sequence);
@@ -72,6 +73,7 @@ class PipelineStage {
     std::vector<int64_t> begins;  // position_begin of each slice
     int32_t next_layer = 0;
     model::Activations activations;
+    std::unique_ptr<backend::Mark> sent;  // of what the buffers held last; null: nothing was
   };
 
   bool IsSame(const Resident& resident, const StageUnit& unit) const;
@@ -82,7 +84,7 @@ class PipelineStage {
 
   const std::unique_ptr<model::Qwen2> model_;
   const KvCache cache_;
-  comm::Communicator& communicator_;
+  StageLink link_;
   std::vector<Resident> cut_;     // waiting to go on
   Resident completed_;            // the last unit that left this stage
   std::vector<Resident> unused_;  // their buffers are reused

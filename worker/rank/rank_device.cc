@@ -1,6 +1,7 @@
 #include "worker/rank/rank_device.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -33,7 +34,7 @@ absl::StatusOr<std::unique_ptr<backend::Backend>> MakeCuda(const RankConfig& con
 
 }  // namespace
 
-absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config, const GroupShape& shape) {
+absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config) {
   RankDevice device;
   if (config.device == "cpu") {
     device.kv_dtype =
@@ -45,20 +46,13 @@ absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config, const GroupS
     return absl::InvalidArgumentError(
         "--kv-cache-dtype is fp32, the CUDA backend has bf16 alone: leave it at auto");
   }
-  if (shape.num_ranks() > 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--tensor-parallel-size is ", shape.tensor_parallel_size(),
-                     " and --pipeline-parallel-size ", shape.pipeline_parallel_size(),
-                     ", but ranks of --device cuda do not exchange tensors yet: "
-                     "set both to 1"));
-  }
   device.kv_dtype = backend::KvDType::kBFloat16;
   device.has_own_memory = true;
   ASSIGN_OR_RETURN(device.backend, MakeCuda(config));
   return device;
 }
 
-absl::Status CheckCudaModel(const ModelConfig& model) {
+absl::Status CheckCudaModel(const ModelConfig& model, const GroupShape& shape) {
   const auto lacks = [](const char* property, int64_t value, const char* has) {
     return absl::InvalidArgumentError(absl::StrCat("config.json: ", property, " is ", value,
                                                    ", kernels of --device cuda have ", has));
@@ -71,14 +65,18 @@ absl::Status CheckCudaModel(const ModelConfig& model) {
   if (model.hidden_size % 8 != 0 || model.hidden_size > 8192) {
     return lacks("hidden_size", model.hidden_size, "multiples of 8 up to 8,192");
   }
-  if (model.intermediate_size % 8 != 0) {
-    return lacks("intermediate_size", model.intermediate_size, "multiples of 8");
-  }
-  if (model.vocab_size % 8 != 0 || model.vocab_size > 524'288) {
-    return lacks("vocab_size", model.vocab_size, "multiples of 8 up to 524,288");
-  }
+  if (model.vocab_size > 524'288) return lacks("vocab_size", model.vocab_size, "at most 524,288");
   if (model.dual_chunk.has_value() && model.dual_chunk->chunk_len() % kKvBlockTokens != 0) {
     return lacks("chunk_size - local_size", model.dual_chunk->chunk_len(), "multiples of 256");
+  }
+  // A shard's part of what is split.
+  const int32_t shards = shape.tensor_parallel_size();
+  const std::string each = shards == 1 ? "" : absl::StrCat(" / --tensor-parallel-size ", shards);
+  for (const auto& [property, size] : {std::pair("intermediate_size", model.intermediate_size),
+                                       std::pair("vocab_size", model.vocab_size)}) {
+    if (size % (int64_t{8} * shards) != 0) {
+      return lacks(absl::StrCat(property, each).c_str(), size / shards, "multiples of 8");
+    }
   }
   return absl::OkStatus();
 }

@@ -20,10 +20,10 @@ struct RankDevice {
 
 // Errors: kInvalidArgument, naming the setting, for what the device or this build does not have;
 // those of MakeCudaBackend.
-absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config, const GroupShape& shape);
+absl::StatusOr<RankDevice> MakeRankDevice(const RankConfig& config);
 
-// Whether the kernels of --device cuda have what the model needs. Errors: kInvalidArgument, naming
-// the property of config.json.
-absl::Status CheckCudaModel(const ModelConfig& model);
+// Whether the kernels of --device cuda have what every shard of the model needs. Errors:
+// kInvalidArgument, naming the property of config.json.
+absl::Status CheckCudaModel(const ModelConfig& model, const GroupShape& shape);
 
 }  // namespace longhaul::worker::rank

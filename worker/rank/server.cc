@@ -43,6 +43,7 @@
 #include "worker/rank/rank_metrics.h"
 #include "worker/rank/sampler.h"
 #include "worker/rank/shard_communicator.h"
+#include "worker/rank/stage_link.h"
 #include "worker/rank/step_progress.h"
 #include "worker/rank/stream_rendezvous.h"
 
@@ -77,7 +78,10 @@ class Worker {
                   .dtype = device.kv_dtype},
         has_own_memory_(device.has_own_memory),
         backend_(std::move(device.backend)),
-        communicators_({.host = config.comm_host, .interface = config.comm_interface}, clock_),
+        communicators_({.host = config.comm_host,
+                        .interface = config.comm_interface,
+                        .cuda_device = device.has_own_memory ? std::optional(config.cuda_device)
+                                                             : std::nullopt}),
         work_(kMaxPlans) {}
 
   // How many blocks this rank can hold, as the memory is now. Errors: those of BudgetKv,
@@ -227,11 +231,13 @@ class Worker {
     ASSIGN_OR_RETURN(KvCache cache, KvCache::Create(*backend_, kv_shape_,
                                                     layers_.end - layers_.begin, place.kv_blocks));
     const int64_t kv_bytes = cache.bytes();
-    if (shards > 1) sums_ = std::make_unique<ShardCommunicator>(communicators_.tensor());
+    if (shards > 1) {
+      sums_ = std::make_unique<ShardCommunicator>(communicators_.tensor(), *backend_);
+    }
     stage_ = std::make_unique<PipelineStage>(
         std::make_unique<model::Qwen2>(model_config_, AttentionOf(config_), std::move(weights),
                                        *backend_, sums_.get()),
-        std::move(cache), communicators_.pipeline());
+        std::move(cache), StageLink(communicators_.pipeline(), *backend_));
     if (stage_->has_logits()) {
       sampler_ = std::make_unique<Sampler>(model_config_.vocab_size, *backend_);
     }
@@ -255,13 +261,11 @@ class Worker {
 
   absl::Status Execute(const StepPlan& plan, ControlStream& stream) {
     progress_.Begin(plan.step_id);
-    const absl::Duration waited = communicators_.waited();
-    absl::StatusOr<StepResult> result = executor_->Execute(plan, stop_);
+    const absl::StatusOr<StepResult> result = executor_->Execute(plan, stop_);
     progress_.End();
     RETURN_IF_ERROR(result);
-    // What a stage waits for the others is not its time.
-    result->seconds =
-        std::max(0.0, result->seconds - absl::ToDoubleSeconds(communicators_.waited() - waited));
+    // On a device the abort of a transfer ends the work that waits for it as if it were done.
+    RETURN_IF_ERROR(communicators_.Poll());
     // First: the leader plans the next step meanwhile.
     RETURN_IF_ERROR(stream.SendStepDone(*result));
     metrics_.StepExecuted(plan, *result, executor_->num_sequences());
@@ -326,9 +330,12 @@ absl::Status RunRank(const RankConfig& config, const std::string& secret, std::s
   }
 
   if (config.device == "cuda") {
-    RETURN_IF_ERROR(CheckCudaModel(model_config));
+    RETURN_IF_ERROR(CheckCudaModel(model_config, shape));
+    if (shape.num_ranks() > 1) {
+      RETURN_IF_ERROR(GroupCommunicators::PrepareCuda(config.comm_host, config.comm_interface));
+    }
   }
-  ASSIGN_OR_RETURN(RankDevice device, MakeRankDevice(config, shape));
+  ASSIGN_OR_RETURN(RankDevice device, MakeRankDevice(config));
   Worker worker(config, model_config, shape, checkpoint ? &*checkpoint : nullptr,
                 std::move(device));
   ASSIGN_OR_RETURN(const KvBudget budget, worker.BudgetBlocks());

@@ -26,8 +26,8 @@ class GroupCommunicatorsTest : public ::testing::Test {
   GroupCommunicatorsTest() {
     signal(SIGPIPE, SIG_IGN);  // as the program does
     for (int32_t rank = 0; rank < kRanks; ++rank) {
-      ranks_.push_back(std::make_unique<GroupCommunicators>(
-          GroupCommunicators::Options{.host = "127.0.0.1"}, clock_));
+      ranks_.push_back(
+          std::make_unique<GroupCommunicators>(GroupCommunicators::Options{.host = "127.0.0.1"}));
     }
   }
 
@@ -46,7 +46,6 @@ class GroupCommunicatorsTest : public ::testing::Test {
       GroupShape::Make({.tensor_parallel_size = 2, .pipeline_parallel_size = 2},
                        ModelConfig{.num_layers = 2, .intermediate_size = 2, .num_kv_heads = 2})
           .value();
-  const SystemClock clock_;
   MemoryRendezvous store_;
   std::vector<std::unique_ptr<GroupCommunicators>> ranks_;
 };
@@ -73,22 +72,6 @@ TEST_F(GroupCommunicatorsTest, JoinTheShardsOfAStageAndTheStagesOfAShard) {
   EXPECT_EQ(received[3], 1);
 }
 
-TEST_F(GroupCommunicatorsTest, KnowHowLongAStageWaited) {
-  Connect();
-  OnEveryRank([this](int32_t rank) {
-    float number = 0;
-    if (rank == 0) {
-      absl::SleepFor(absl::Milliseconds(100));
-      EXPECT_OK(ranks_[rank]->pipeline().Send(View(number), 1, {}));
-    } else if (rank == 2) {
-      EXPECT_OK(ranks_[rank]->pipeline().Recv(View(number), 0, {}));
-    }
-  });
-  EXPECT_GE(ranks_[2]->waited(), absl::Milliseconds(80));
-  EXPECT_LT(ranks_[0]->waited(), ranks_[2]->waited());
-  EXPECT_EQ(ranks_[1]->waited(), absl::ZeroDuration());
-}
-
 TEST_F(GroupCommunicatorsTest, AbortFreesWhoWaitsHereAndThere) {
   Connect();
   OnEveryRank([this](int32_t rank) {
@@ -110,13 +93,13 @@ TEST_F(GroupCommunicatorsTest, AbortFreesWhoWaitsHereAndThere) {
 
 TEST_F(GroupCommunicatorsTest, AnAbortBeforeTheEndOfConnectingCounts) {
   const GroupShape alone(1);
-  GroupCommunicators own({.host = "127.0.0.1"}, clock_);
+  GroupCommunicators own({.host = "127.0.0.1"});
   own.Abort();
   EXPECT_THAT(own.Connect(alone, 0, store_), StatusIs(absl::StatusCode::kUnavailable, _));
 }
 
 TEST_F(GroupCommunicatorsTest, AGroupOfOneNeedsNoNetwork) {
-  GroupCommunicators own({.host = "no such host"}, clock_);
+  GroupCommunicators own({.host = "no such host"});
   EXPECT_OK(own.Connect(GroupShape(3), 0, store_));
   EXPECT_EQ(own.tensor().size(), 1);
   EXPECT_EQ(own.pipeline().size(), 1);

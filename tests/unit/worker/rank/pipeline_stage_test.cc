@@ -45,7 +45,7 @@ class Pipeline {
       rank.stage = std::make_unique<PipelineStage>(
           std::make_unique<model::Qwen2>(config, model::AttentionOptions{}, *std::move(weights),
                                          *rank.backend),
-          *std::move(cache), *communicators_[i]);
+          *std::move(cache), StageLink(*communicators_[i], *rank.backend));
       if (rank.stage->is_last()) {
         rank.scorer = std::make_unique<PromptScorer>(*rank.stage, *rank.backend);
         rank.sampler = std::make_unique<Sampler>(config.vocab_size, *rank.backend);

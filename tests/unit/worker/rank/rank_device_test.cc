@@ -12,12 +12,12 @@ using ::testing::HasSubstr;
 TEST(RankDevice, OfTheCpuHoldsKeysAndValuesAsAsked) {
   RankConfig config;
   config.threads = 1;
-  ASSERT_OK_AND_ASSIGN(RankDevice device, MakeRankDevice(config, GroupShape(3)));
+  ASSERT_OK_AND_ASSIGN(RankDevice device, MakeRankDevice(config));
   EXPECT_EQ(device.kv_dtype, backend::KvDType::kFloat32);
   EXPECT_FALSE(device.has_own_memory);
   EXPECT_EQ(device.backend->activation_dtype(), DType::kFloat32);
   config.kv_cache_dtype = "bf16";
-  ASSERT_OK_AND_ASSIGN(device, MakeRankDevice(config, GroupShape(3)));
+  ASSERT_OK_AND_ASSIGN(device, MakeRankDevice(config));
   EXPECT_EQ(device.kv_dtype, backend::KvDType::kBFloat16);
 }
 
@@ -25,26 +25,8 @@ TEST(RankDevice, OfCudaHasNoFp32Cache) {
   RankConfig config;
   config.device = "cuda";
   config.kv_cache_dtype = "fp32";
-  EXPECT_THAT(MakeRankDevice(config, GroupShape(3)).status(),
+  EXPECT_THAT(MakeRankDevice(config).status(),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--kv-cache-dtype is fp32")));
-}
-
-TEST(RankDevice, OfCudaIsAGroupByItself) {
-  ModelConfig model;
-  model.num_layers = 4;
-  model.num_heads = 4;
-  model.num_kv_heads = 2;
-  model.head_dim = 64;
-  model.hidden_size = 256;
-  model.intermediate_size = 512;
-  model.vocab_size = 1000;
-  RankConfig config;
-  config.device = "cuda";
-  ASSERT_OK_AND_ASSIGN(const GroupShape shape,
-                       GroupShape::Make({.pipeline_parallel_size = 2}, model));
-  EXPECT_THAT(MakeRankDevice(config, shape).status(),
-              StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("--tensor-parallel-size is 1 and --pipeline-parallel-size 2")));
 }
 
 TEST(RankDevice, IsRefusedWhereTheBuildOrTheHostHasNone) {
@@ -52,7 +34,7 @@ TEST(RankDevice, IsRefusedWhereTheBuildOrTheHostHasNone) {
   config.device = "cuda";
   config.cuda_device = 511;
   EXPECT_THAT(
-      MakeRankDevice(config, GroupShape(3)).status(),
+      MakeRankDevice(config).status(),
       AnyOf(StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("was built without CUDA")),
             StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("--cuda-device 511"))));
 }
@@ -65,11 +47,12 @@ TEST(RankDevice, NamesWhatAModelHasAndKernelsOfCudaLack) {
                             .num_kv_heads = 2,
                             .head_dim = 64,
                             .vocab_size = 1000};
-  EXPECT_OK(CheckCudaModel(fits));
+  const GroupShape alone(2);
+  EXPECT_OK(CheckCudaModel(fits, alone));
   const auto refused = [&](auto change) {
     ModelConfig model = fits;
     change(model);
-    return CheckCudaModel(model);
+    return CheckCudaModel(model, alone);
   };
   const auto names = [](const char* property) {
     return StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr(property));
@@ -84,6 +67,15 @@ TEST(RankDevice, NamesWhatAModelHasAndKernelsOfCudaLack) {
   EXPECT_THAT(
       refused([](ModelConfig& m) { m.dual_chunk = {.chunk_size = 1000, .local_size = 100}; }),
       names("chunk_size - local_size is 900"));
+  // A shard has 252 of the intermediate size, which as a whole is a multiple of 8.
+  ModelConfig narrow = fits;
+  narrow.vocab_size = 1008;
+  narrow.intermediate_size = 504;
+  ASSERT_OK_AND_ASSIGN(const GroupShape pair,
+                       GroupShape::Make({.tensor_parallel_size = 2}, narrow));
+  EXPECT_OK(CheckCudaModel(narrow, alone));
+  EXPECT_THAT(CheckCudaModel(narrow, pair),
+              names("intermediate_size / --tensor-parallel-size 2 is 252"));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "tests/testing/status_matchers.h"
+#include "worker/backend/cpu_backend.h"
 #include "worker/comm/local_communicator.h"
 
 namespace longhaul::worker::rank {
@@ -22,7 +23,8 @@ void OnEveryRank(std::vector<std::unique_ptr<comm::Communicator>>& ranks,
   std::vector<std::thread> threads;
   for (auto& communicator : ranks) {
     threads.emplace_back([&communicator, &work] {
-      ShardCommunicator sums(*communicator);
+      const auto backend = backend::MakeCpuBackend(1);
+      ShardCommunicator sums(*communicator, *backend);
       work(sums, communicator->rank());
     });
   }
@@ -34,7 +36,10 @@ TEST(ShardCommunicator, EveryRankHasTheSum) {
   OnEveryRank(ranks, [](ShardCommunicator& sums, int rank) {
     std::vector<float> values = {1.0f, std::ldexp(1.0f, 8 * rank), -2.0f * static_cast<float>(rank),
                                  0.5f};
-    EXPECT_OK(sums.Sum(View(values, 2)));
+    EXPECT_EQ(sums.shard(), rank);
+    EXPECT_OK(sums.Await(1));  // nothing is pending
+    EXPECT_OK(sums.BeginSum(View(values, 2), 1));
+    EXPECT_OK(sums.Await(1));
     EXPECT_EQ(values, (std::vector<float>{3, 65793, -6, 1.5f}));
   });
 }
@@ -61,9 +66,10 @@ TEST(ShardCommunicator, RankZeroHasAllPartsInTheirOrder) {
 TEST(ShardCommunicator, ALostRankEndsTheCallsOfTheOthersAndSaysWhich) {
   auto ranks = comm::MakeLocalGroup(2);
   ranks.pop_back();
-  ShardCommunicator sums(*ranks.front());
+  const auto backend = backend::MakeCpuBackend(1);
+  ShardCommunicator sums(*ranks.front(), *backend);
   std::vector<float> values(6);
-  EXPECT_THAT(sums.Sum(View(values, 2)),
+  EXPECT_THAT(sums.BeginSum(View(values, 2), 0),
               StatusIs(absl::StatusCode::kUnavailable,
                        HasSubstr("sum of [2, 3] over 2 tensor-parallel ranks")));
 }
