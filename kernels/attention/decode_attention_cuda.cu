@@ -25,6 +25,8 @@ KernelStatus Launch(const PagedAttentionParams& p, const DecodeSplit* splits, in
       .splits = splits,
       .partial_sums = sums,
       .partial_rows = reinterpret_cast<float2*>(sums + partials * kHeadDim),
+      .out = reinterpret_cast<__nv_bfloat16*>(p.out),
+      .lse = p.lse,
       .chunk_len = p.chunk_len,
       .num_q_heads = p.num_q_heads,
       .group = p.num_q_heads / p.layout.num_kv_heads,
@@ -39,8 +41,7 @@ KernelStatus Launch(const PagedAttentionParams& p, const DecodeSplit* splits, in
                                            kSharedBytes, stream, kernel);
   if (split != KernelStatus::kOk) return split;
   return LaunchChained(&DecodeMergeKernel<kHeadDim>, dim3(num_rows, p.num_q_heads), kHeadDim, 0,
-                       stream, rows, kernel.partial_sums, kernel.partial_rows, p.num_q_heads,
-                       p.softmax_scale, reinterpret_cast<__nv_bfloat16*>(p.out), p.lse);
+                       stream, rows, kernel);
 }
 
 }  // namespace

@@ -15,7 +15,8 @@
 // DecodeSplitKernel: grid (splits, Hkv); block: 4 warps. All query heads of a KV head are the rows
 // of one product, so K and V are read once for them. A warp takes every fourth run of 16 keys and
 // streams them through its own buffers: no warp waits for another until the end, when their sums
-// are merged in shared memory. DecodeMergeKernel: grid (rows, Hq), block: D threads.
+// are merged in shared memory. DecodeMergeKernel: grid (rows, Hq), block: D threads; has nothing to
+// do for rows of one split, whose results are those of the row.
 //
 // Memory-bound: 4 D bytes a key and KV head (K and V, bf16) against 4 D flops for each of Hq / Hkv
 // heads; 2 blocks a multiprocessor keep 128 KiB on their way.
@@ -67,11 +68,22 @@ struct DecodeKernelParams {
   const DecodeSplit* splits;
   float* partial_sums;   // [splits, Hq, D], not divided by the total
   float2* partial_rows;  // [splits, Hq] largest score and total
+  __nv_bfloat16* out;    // [T, Hq, D]
+  float* lse;            // [T, Hq], or null
   int64_t chunk_len;
   int32_t num_q_heads;
   int32_t group;  // Hq / Hkv
   float softmax_scale;
 };
+
+// A head of a row, from its sums.
+template <int kHeadDim>
+__device__ void StoreHead(const DecodeKernelParams& p, int64_t row, int head, int column, float sum,
+                          float largest, float total) {
+  const int64_t index = row * p.num_q_heads + head;
+  p.out[index * kHeadDim + column] = __float2bfloat16_rn(sum / total);
+  if (p.lse != nullptr && column == 0) p.lse[index] = largest * p.softmax_scale + logf(total);
+}
 
 // The warps' sums become the block's, rows by rows.
 template <int kHeadDim>
@@ -97,7 +109,9 @@ __device__ void MergeWarps(const DecodeKernelParams& p, const DecodeSplit& split
   }
   __syncthreads();
   const float log2_scale = p.softmax_scale * kLog2E;
-  const int64_t first = int64_t{split.partial} * p.num_q_heads + blockIdx.y * p.group;
+  const bool is_whole_row =
+      split.block_begin == 0 && split.block_end > split.position / kBlockTokens;
+  const int first_head = blockIdx.y * p.group;
   for (int i = threadIdx.x; i < p.group * kHeadDim; i += Traits::kThreads) {
     const int row = i / kHeadDim;
     const int column = i % kHeadDim;
@@ -111,8 +125,13 @@ __device__ void MergeWarps(const DecodeKernelParams& p, const DecodeSplit& split
       sum += warp.sums.sums[row][column] * factor;
       total += warp.sums.total[row] * factor;
     }
-    p.partial_sums[(first + row) * kHeadDim + column] = sum;
-    if (column == 0) p.partial_rows[first + row] = make_float2(largest, total);
+    if (is_whole_row) {
+      StoreHead<kHeadDim>(p, split.row, first_head + row, column, sum, largest, total);
+      continue;
+    }
+    const int64_t place = int64_t{split.partial} * p.num_q_heads + first_head + row;
+    p.partial_sums[place * kHeadDim + column] = sum;
+    if (column == 0) p.partial_rows[place] = make_float2(largest, total);
   }
 }
 
@@ -192,29 +211,29 @@ __global__ void __launch_bounds__(DecodeTraits<kHeadDim>::kThreads)
 
 template <int kHeadDim>
 __global__ void __launch_bounds__(kHeadDim)
-    DecodeMergeKernel(const DecodeRow* plan, const float* partial_sums, const float2* partial_rows,
-                      int32_t num_q_heads, float softmax_scale, __nv_bfloat16* out, float* lse) {
+    DecodeMergeKernel(const DecodeRow* plan, const __grid_constant__ DecodeKernelParams p) {
   LetNextKernelStart();
   const DecodeRow row = plan[blockIdx.x];
   AwaitEarlierKernels();
+  if (row.num_partials == 1) return;
   const int head = blockIdx.y;
-  const float log2_scale = softmax_scale * kLog2E;
-  const auto place = [&](int32_t i) { return int64_t{row.partial_begin + i} * num_q_heads + head; };
+  const float log2_scale = p.softmax_scale * kLog2E;
+  const auto place = [&](int32_t i) {
+    return int64_t{row.partial_begin + i} * p.num_q_heads + head;
+  };
   float largest = -INFINITY;
   for (int32_t i = 0; i < row.num_partials; ++i) {
-    largest = fmaxf(largest, partial_rows[place(i)].x);
+    largest = fmaxf(largest, p.partial_rows[place(i)].x);
   }
   float sum = 0;
   float total = 0;
   for (int32_t i = 0; i < row.num_partials; ++i) {
-    const float2 partial = partial_rows[place(i)];
+    const float2 partial = p.partial_rows[place(i)];
     const float factor = Exp2((partial.x - largest) * log2_scale);
-    sum += partial_sums[place(i) * kHeadDim + threadIdx.x] * factor;
+    sum += p.partial_sums[place(i) * kHeadDim + threadIdx.x] * factor;
     total += partial.y * factor;
   }
-  const int64_t index = row.row * num_q_heads + head;
-  out[index * kHeadDim + threadIdx.x] = __float2bfloat16_rn(sum / total);
-  if (lse != nullptr && threadIdx.x == 0) lse[index] = largest * softmax_scale + logf(total);
+  StoreHead<kHeadDim>(p, row.row, head, threadIdx.x, sum, largest, total);
 }
 
 }  // namespace longhaul::kernels
