@@ -84,12 +84,9 @@ __global__ void __launch_bounds__(kMaxThreads) RopeQkvPagedKernel(const RopeQkvP
   const int32_t row_heads = p.num_q_heads + 2 * kv_heads;
   const int32_t lane = threadIdx.x % kThreads;
   const int32_t head = static_cast<int32_t>((blockIdx.y * blockDim.x + threadIdx.x) / kThreads);
-  __shared__ SharedAngles<kHeadDim> angles;
-  const float scale = __ldg(p.query_scale + row);
-  const int64_t slot = __ldg(p.slot + row);
-  angles.Load(p, row);
   AwaitEarlierKernels();
-  // A thread's second vector of a head lies kThreads behind its first.
+  // All reads come before the barrier, so that they are awaited together. A thread's second vector
+  // of a head lies kThreads behind its first.
   const uint4* from =
       reinterpret_cast<const uint4*>(p.qkv) + (row * row_heads + head) * 2 * kThreads + lane;
   uint4 packed_low = {};
@@ -98,6 +95,11 @@ __global__ void __launch_bounds__(kMaxThreads) RopeQkvPagedKernel(const RopeQkvP
     packed_low = from[0];
     packed_high = from[kThreads];
   }
+  const float scale = __ldg(p.query_scale + row);
+  const int64_t slot = __ldg(p.slot + row);
+  const int32_t num_empty = __ldg(p.num_empty + row);
+  __shared__ SharedAngles<kHeadDim> angles;
+  angles.Load(p, row);
   __syncthreads();  // the angles of all threads before any thread reads them
   if (head >= row_heads) return;
 
@@ -134,7 +136,7 @@ __global__ void __launch_bounds__(kMaxThreads) RopeQkvPagedKernel(const RopeQkvP
   v[0] = packed_low;
   v[kThreads] = packed_high;
   // Never past the tile's end, whatever the count says: what lies there is not the row's.
-  const int32_t empty = min(p.num_empty[row], kPrefillTileKeys - 1 - token % kPrefillTileKeys);
+  const int32_t empty = min(num_empty, kPrefillTileKeys - 1 - token % kPrefillTileKeys);
   for (int32_t i = 1; i <= empty; ++i) {
     v[2 * kThreads * i] = {};
     v[2 * kThreads * i + kThreads] = {};
