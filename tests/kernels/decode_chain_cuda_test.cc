@@ -60,7 +60,7 @@ class DecodeChainTest : public CudaTest {
                            Step(chain, 1, [&] { launch(stream()); })};
     EXPECT_FALSE(want[0] == want[1]);
     for (const float logit : want[0].logits) ASSERT_TRUE(std::isfinite(logit));
-    for (int i = 0; i < 6; ++i) {
+    for (size_t i = 0; i < 6; ++i) {
       EXPECT_TRUE(Step(chain, i % 2, [&] { launch(chained); }) == want[i % 2]) << "launched, " << i;
     }
     cudaGraph_t graph = nullptr;
@@ -69,7 +69,7 @@ class DecodeChainTest : public CudaTest {
     launch(chained);
     CheckCuda(cudaStreamEndCapture(cuda_stream, &graph), "end of capture");
     CheckCuda(cudaGraphInstantiate(&ready, graph, 0), "cudaGraphInstantiate");
-    for (int i = 0; i < 50; ++i) {
+    for (size_t i = 0; i < 50; ++i) {
       const Answer got = Step(
           chain, i % 2, [&] { CheckCuda(cudaGraphLaunch(ready, cuda_stream), "cudaGraphLaunch"); });
       EXPECT_TRUE(got == want[i % 2]) << "as a graph, " << i;
@@ -81,7 +81,7 @@ class DecodeChainTest : public CudaTest {
  private:
   // One step from one of two starts, by whatever `launch` enqueues.
   template <typename LaunchStep>
-  Answer Step(const DecodeChain& chain, int start, const LaunchStep& launch) {
+  Answer Step(const DecodeChain& chain, size_t start, const LaunchStep& launch) {
     const DecodeShape& shape = chain.shape();
     Answer answer{std::vector<BFloat16>(static_cast<size_t>(shape.num_rows) * shape.hidden),
                   std::vector<float>(static_cast<size_t>(shape.num_rows) * shape.vocab_size)};
