@@ -68,7 +68,7 @@ void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, a
   const int64_t max_tokens = request.stopping.max_tokens;
   CHECK(prompt_tokens > 0 && max_tokens >= 0) << "request=" << request.id.ToString();
   if (absl::Status fits = scheduler_.pool().CheckFits(prompt_tokens, max_tokens); !fits.ok()) {
-    return log->Close(std::move(fits));
+    return announcer_.Close(log, std::move(fits));
   }
   const absl::Status room = draining_      ? absl::UnavailableError("the leader drains")
                             : warming_up() ? absl::UnavailableError("the ranks are warming up")
@@ -77,15 +77,15 @@ void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, a
     metrics_.RequestRejected();
     LOG(INFO) << "request=" << request.id.ToString() << " event=rejected reason=\""
               << room.message() << "\"";
-    log->Append(
-        RejectedEvent{.predicted_wait_seconds = std::max(kDefaultWaitSeconds, QueuedSeconds()),
-                      .reason = std::string(room.message())});
-    return log->Close(absl::OkStatus());
+    announcer_.Append(
+        log, RejectedEvent{.predicted_wait_seconds = std::max(kDefaultWaitSeconds, QueuedSeconds()),
+                           .reason = std::string(room.message())});
+    return announcer_.Close(log, absl::OkStatus());
   }
   const RequestId id = request.id;
   if (!requests_.Add(id, log)) {
-    return log->Close(
-        absl::AlreadyExistsError(absl::StrCat("request ", id.ToString(), " is known already")));
+    return announcer_.Close(log, absl::AlreadyExistsError(
+                                     absl::StrCat("request ", id.ToString(), " is known already")));
   }
   Entry& entry = entries_[id];
   entry = {.sequence = nullptr,
@@ -100,8 +100,8 @@ void EngineCore::Submit(Request request, const std::shared_ptr<EventLog>& log, a
   LOG(INFO) << "request=" << id.ToString() << " event=admitted prompt_tokens=" << prompt_tokens
             << " max_tokens=" << max_tokens << " cached_tokens=" << cached_tokens
             << " predicted_wait_seconds=" << wait;
-  log->Append(AdmittedEvent{.cached_tokens = static_cast<int32_t>(cached_tokens),
-                            .predicted_wait_seconds = wait});
+  announcer_.Append(log, AdmittedEvent{.cached_tokens = static_cast<int32_t>(cached_tokens),
+                                       .predicted_wait_seconds = wait});
   // The stream may have closed before the table knew the request.
   if (log->num_readers() == 0) ReaderLeft(id, now);
 }
@@ -130,6 +130,7 @@ void EngineCore::Drain(absl::Time deadline) {
 void EngineCore::Stop(const absl::Status& reason, absl::Time now) {
   draining_ = true;
   FailAll(reason, now);
+  announcer_.TellReaders();
 }
 
 void EngineCore::FailAll(const absl::Status& reason, absl::Time now) {
@@ -175,8 +176,8 @@ void EngineCore::Finish(const RequestId& id, FinishReason reason, const absl::St
     WakeAt(entry.expiry);
     Keep(id, tokens_told);
   }
-  log->Append(event);
-  log->Close(absl::OkStatus());
+  announcer_.Append(log, event);
+  announcer_.Close(log, absl::OkStatus());
 }
 
 void EngineCore::Forget(const RequestId& id) {
@@ -337,7 +338,7 @@ void EngineCore::TellProgress(const Sequence& sequence) {
                             .processed_tokens = static_cast<int32_t>(sequence.most_processed),
                             .eta_seconds = std::nullopt};
   if (cost_.known()) progress.eta_seconds = SecondsAhead(sequence) + PrefillSeconds(sequence);
-  entries_.at(sequence.request.id).log->Append(progress);
+  announcer_.Append(entries_.at(sequence.request.id).log, progress);
 }
 
 void EngineCore::TellPromptLogprobs(Sequence& sequence, const StepResult& result) {
@@ -348,7 +349,7 @@ void EngineCore::TellPromptLogprobs(Sequence& sequence, const StepResult& result
   // A replay finds some told.
   for (PromptLogprobsEvent& event : SplitPromptLogprobs(*logprobs, sequence.prompt_logprobs_told)) {
     sequence.prompt_logprobs_told = event.begin + static_cast<int64_t>(event.tokens.size());
-    entries_.at(sequence.request.id).log->Append(std::move(event));
+    announcer_.Append(entries_.at(sequence.request.id).log, std::move(event));
   }
 }
 
@@ -364,7 +365,7 @@ void EngineCore::AcceptToken(Sequence& sequence, const GeneratedToken& token, ab
     }
     sequence.last_token_time = now;
     sequence.output.push_back(token.token);
-    entries_.at(id).log->Append(TokensEvent{.tokens = {token}});
+    announcer_.Append(entries_.at(id).log, TokensEvent{.tokens = {token}});
   }
   switch (verdict) {
     case StopRule::Verdict::kContinue:
@@ -393,6 +394,7 @@ void EngineCore::Advance(absl::Time now) {
     if (!busy_since_) busy_since_ = now;
   }
   if (scheduler_.in_flight().empty()) busy_since_.reset();
+  announcer_.TellReaders();
   for (const Sequence* sequence : scheduler_.pool().TakePreempted()) {
     metrics_.Preempted();
     LOG(INFO) << "request=" << sequence->request.id.ToString()

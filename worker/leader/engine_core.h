@@ -14,6 +14,7 @@
 #include "common/types.h"
 #include "worker/leader/batch_scheduler.h"
 #include "worker/leader/cost_fit.h"
+#include "worker/leader/event_announcer.h"
 #include "worker/leader/event_log.h"
 #include "worker/leader/leader_metrics.h"
 #include "worker/leader/load_board.h"
@@ -72,7 +73,8 @@ class EngineCore {
   // fail.
   void GroupDown(uint64_t incarnation, const absl::Status& reason, absl::Time now);
 
-  // After each of the above: ends what is past its time, plans what can run, publishes the load.
+  // After each of the above: ends what is past its time, plans what can run, and then, while the
+  // ranks work, tells readers of their events and publishes the load.
   void Advance(absl::Time now);
   // When Advance has something to do by itself.
   absl::Time next_wake() const { return next_wake_; }
@@ -130,6 +132,7 @@ class EngineCore {
   std::string hardware_;      // of the ranks that are up, or were last
   uint64_t incarnation_ = 0;  // of the group that is up, 0 = none
   std::unordered_map<RequestId, Entry> entries_;
+  EventAnnouncer announcer_;
   std::deque<Kept> kept_;                 // finished and kept for a reader, oldest first
   int64_t kept_tokens_ = 0;               // of all of them
   std::deque<double> predicted_seconds_;  // of the plans in flight

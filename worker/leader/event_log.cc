@@ -7,21 +7,15 @@
 namespace longhaul::worker::leader {
 
 void EventLog::Append(Event event) {
-  {
-    MutexLock lock(mutex_);
-    CHECK(!end_.has_value()) << "an event after the end of the log";
-    events_.push_back(std::move(event));
-  }
-  Notify();
+  MutexLock lock(mutex_);
+  CHECK(!end_.has_value()) << "an event after the end of the log";
+  events_.push_back(std::move(event));
 }
 
 void EventLog::Close(absl::Status status) {
-  {
-    MutexLock lock(mutex_);
-    CHECK(!end_.has_value()) << "closed twice";
-    end_ = std::move(status);
-  }
-  Notify();
+  MutexLock lock(mutex_);
+  CHECK(!end_.has_value()) << "closed twice";
+  end_ = std::move(status);
 }
 
 EventLog::Item EventLog::Read(uint64_t number) const {

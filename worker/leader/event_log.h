@@ -69,9 +69,14 @@ class EventLog {
     std::optional<absl::Status> end;  // or: there is none and none will come; how the stream ends
   };
 
+  // Readers hear of it with the next Notify.
   void Append(Event event) EXCLUDES(mutex_);
   // No event follows. `status` is the stream's own: OK also for a request that ended with an error.
+  // Notify as above.
   void Close(absl::Status status) EXCLUDES(mutex_);
+  // Tells the readers that there is something new. Apart from the above, because they write to
+  // sockets, and the ranks wait for their next plan.
+  void Notify() EXCLUDES(mutex_);
 
   // Event `number`, or the end, or neither yet.
   Item Read(uint64_t number) const EXCLUDES(mutex_);
@@ -82,8 +87,6 @@ class EventLog {
   bool closed() const EXCLUDES(mutex_);
 
  private:
-  void Notify() EXCLUDES(mutex_);
-
   mutable Mutex mutex_;
   std::vector<Event> events_ GUARDED_BY(mutex_);
   std::optional<absl::Status> end_ GUARDED_BY(mutex_);

@@ -30,6 +30,14 @@ constexpr absl::Duration kBlameGrace = absl::Milliseconds(100);
 // A group that was up this long starts its back-off anew.
 constexpr absl::Duration kHealthyTime = absl::Seconds(30);
 
+// A step that is sent does not wake the group thread: with limits below a second, as in tests, it
+// looks often enough not to see them late.
+absl::Duration LookPeriod(const GroupOptions& options) {
+  const absl::Duration shortest =
+      std::min(options.stall_floor, options.unpredicted_stall_limit) - options.stuck_lead;
+  return std::clamp(shortest / 4, absl::Milliseconds(10), kRunningLook);
+}
+
 // Takes the same time whatever the difference, so that the time tells nothing about the secret.
 bool SameSecret(const std::string& a, const std::string& b) {
   unsigned difference = a.size() == b.size() ? 0 : 1;
@@ -48,6 +56,8 @@ Group::Group(GroupOptions options, RankLauncher& launcher, const Clock& clock,
       launcher_(launcher),
       clock_(clock),
       on_first_start_(std::move(on_first_start)),
+      look_(LookPeriod(options_)),
+      steps_(options_.shape, clock),
       incarnation_(options_.first_incarnation),
       rendezvous_(options_.shape.num_ranks()),
       backoff_(options_.min_backoff),
@@ -61,15 +71,21 @@ void Group::Start(std::string control_address, GroupListener& listener) {
 }
 
 void Group::OnRankEvent(const std::shared_ptr<RankLink>& link, RankEvent event) {
+  Command command;
+  if (auto* result = std::get_if<StepResult>(&event)) {
+    const absl::Status taken = steps_.Acknowledge(*link, std::move(*result));
+    if (taken.ok()) return;
+    command = RefusedCommand{link, std::string(taken.message())};
+  } else {
+    command = LinkCommand{link, std::move(event)};
+  }
   // Full only if somebody floods the control port; their stream ends.
-  const absl::Status pushed = commands_.Push(LinkCommand{link, std::move(event)});
+  const absl::Status pushed = commands_.Push(std::move(command));
   if (!pushed.ok()) link->Close(pushed);
 }
 
 void Group::Send(uint64_t incarnation, StepPlan plan, std::optional<double> predicted_seconds) {
-  const absl::Status pushed =
-      commands_.Push(PlanCommand{incarnation, std::move(plan), predicted_seconds});
-  CHECK(pushed.ok() || absl::IsCancelled(pushed)) << pushed;
+  steps_.Send(incarnation, std::move(plan), predicted_seconds);
 }
 
 void Group::Fail(uint64_t incarnation, std::string reason) {
@@ -89,6 +105,7 @@ void Group::Run() {
     if (command) Handle(*std::move(command));
     CheckTimers();
   }
+  steps_.Close();
   EndRanks("the leader is stopping", kStopGrace);
   for (const Stranger& stranger : strangers_) {
     stranger.link->Close(absl::UnavailableError("the leader is stopping"));
@@ -102,8 +119,8 @@ void Group::Handle(Command command) {
     LaunchRanks();
   } else if (auto* link = std::get_if<LinkCommand>(&command)) {
     HandleLink(link->link, std::move(link->event));
-  } else if (auto* plan = std::get_if<PlanCommand>(&command)) {
-    SendToRanks(*plan);
+  } else if (auto* refused = std::get_if<RefusedCommand>(&command)) {
+    Refuse(refused->link, refused->why);
   } else if (auto* fail = std::get_if<FailCommand>(&command)) {
     if (state_ == State::kUp && fail->incarnation == incarnation_) Lose(-1, fail->reason);
   }
@@ -154,8 +171,6 @@ void Group::HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event) {
   rank.last_heard = clock_.Now();
   if (const auto* started = std::get_if<RankStarted>(&event)) {
     RankStartedUp(rank, *started);
-  } else if (auto* result = std::get_if<StepResult>(&event)) {
-    StepAcknowledged(index, std::move(*result));
   } else if (const auto* entry = std::get_if<RendezvousEntry>(&event)) {
     Relay(index, *entry);
   } else if (const auto* failure = std::get_if<RankFailure>(&event)) {
@@ -165,6 +180,14 @@ void Group::HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event) {
   } else if (std::holds_alternative<RankRegistration>(event)) {
     Lose(index, "it registered twice");
   }
+}
+
+void Group::Refuse(const std::shared_ptr<RankLink>& link, const std::string& why) {
+  const int32_t index = RankOf(link);
+  if (index >= 0) return Lose(index, why);
+  // One that was given up, or a stranger.
+  std::erase_if(strangers_, [&link](const Stranger& s) { return s.link == link; });
+  link->Close(absl::FailedPreconditionError(why));
 }
 
 void Group::Register(const std::shared_ptr<RankLink>& link, const RankRegistration& r) {
@@ -266,13 +289,15 @@ void Group::RankStartedUp(Rank& rank, const RankStarted& started) {
   }
   state_ = State::kUp;
   up_since_ = clock_.Now();
-  steps_.clear();
-  first_step_ = 1;
+  stuck_step_ = 0;
   LOG(INFO) << "event=group_up incarnation=" << incarnation_ << " ranks=" << world_size()
             << " kv_blocks=" << kv_blocks_ << " host_slots=" << facts_.kv.host_slots
             << " disk_slots=" << facts_.kv.disk_slots << " load_seconds=" << started.load_seconds
             << " weight_bytes=" << started.weight_bytes << " kv_bytes=" << started.kv_bytes
             << " hardware=\"" << facts_.hardware << "\"";
+  std::vector<std::shared_ptr<RankLink>> links;
+  for (const Rank& r : ranks_) links.push_back(r.link);
+  steps_.Open(incarnation_, std::move(links), *listener_);
   listener_->OnGroupUp(incarnation_, facts_);
   if (!std::exchange(was_up_, true)) on_first_start_(absl::OkStatus());
 }
@@ -282,56 +307,6 @@ void Group::Relay(int32_t rank, const RendezvousEntry& entry) {
   if (!added.ok()) return Lose(rank, added.ToString());
   for (const Rank& each : ranks_) {
     if (each.link != nullptr) each.link->SendRendezvous(entry);
-  }
-}
-
-void Group::SendToRanks(const PlanCommand& command) {
-  if (state_ != State::kUp || command.incarnation != incarnation_) return;
-  const StepId expected = first_step_ + steps_.size();
-  CHECK(command.plan.step_id == expected)
-      << "step " << command.plan.step_id << " sent, expected " << expected;
-  if (steps_.empty()) SetHead();
-  steps_.push_back({.result = {.step_id = command.plan.step_id,
-                               .stage_seconds = std::vector<double>(
-                                   static_cast<size_t>(options_.shape.pipeline_parallel_size()))},
-                    .acknowledged = std::vector<bool>(ranks_.size(), false),
-                    .predicted_seconds = command.predicted_seconds});
-  for (const Rank& rank : ranks_) rank.link->SendPlan(command.plan);
-}
-
-void Group::StepAcknowledged(int32_t rank, StepResult result) {
-  if (state_ != State::kUp || result.step_id < first_step_ ||
-      result.step_id >= first_step_ + steps_.size()) {
-    return Lose(
-        rank, absl::StrCat("it reports step ", result.step_id, " as done, which is not in flight"));
-  }
-  Step& step = steps_[result.step_id - first_step_];
-  if (step.acknowledged[rank]) {
-    return Lose(rank, absl::StrCat("it reports step ", result.step_id, " as done twice"));
-  }
-  step.acknowledged[rank] = true;
-  step.result.seconds = std::max(step.result.seconds, result.seconds);
-  double& stage_seconds =
-      step.result.stage_seconds[static_cast<size_t>(options_.shape.StageOf(rank))];
-  stage_seconds = std::max(stage_seconds, result.seconds);
-  std::move(result.sampled.begin(), result.sampled.end(), std::back_inserter(step.result.sampled));
-  std::move(result.errors.begin(), result.errors.end(), std::back_inserter(step.result.errors));
-  std::move(result.prompt_logprobs.begin(), result.prompt_logprobs.end(),
-            std::back_inserter(step.result.prompt_logprobs));
-  std::vector<int32_t> failed;  // of one rank or more
-  std::set_union(step.result.failed_moves.begin(), step.result.failed_moves.end(),
-                 result.failed_moves.begin(), result.failed_moves.end(),
-                 std::back_inserter(failed));
-  step.result.failed_moves = std::move(failed);
-  const auto all_done = [](const Step& done) {
-    return std::find(done.acknowledged.begin(), done.acknowledged.end(), false) ==
-           done.acknowledged.end();
-  };
-  while (!steps_.empty() && all_done(steps_.front())) {
-    listener_->OnStepDone(incarnation_, std::move(steps_.front().result));
-    steps_.pop_front();
-    ++first_step_;
-    SetHead();
   }
 }
 
@@ -353,10 +328,10 @@ std::string Group::Explain(int32_t rank, const std::string& why, absl::Duration 
   return reason;
 }
 
-std::string Group::Laggards() const {
+std::string Group::Laggards(const StepsInFlight::Head& head) {
   std::string names;
-  for (size_t i = 0; i < ranks_.size(); ++i) {
-    if (steps_.front().acknowledged[i]) continue;
+  for (size_t i = 0; i < head.acknowledged.size(); ++i) {
+    if (head.acknowledged[i]) continue;
     absl::StrAppend(&names, names.empty() ? "" : ", ", "rank ", i);
   }
   return names;
@@ -367,9 +342,9 @@ void Group::Lose(int32_t rank, const std::string& why, absl::Duration exit_grace
   LOG(ERROR) << "event=group_lost incarnation=" << incarnation_
              << " steps_in_flight=" << steps_.size() << " why=\"" << reason << "\"";
   const bool was_up_now = state_ == State::kUp;
+  steps_.Close();
   if (was_up_now) listener_->OnGroupDown(incarnation_, absl::UnavailableError(reason));
   EndRanks(reason, absl::ZeroDuration());
-  steps_.clear();
   if (!was_up_) {
     state_ = State::kFailed;
     return on_first_start_(absl::UnavailableError(reason));
@@ -408,11 +383,15 @@ void Group::ForgiveLostTime(absl::Time now) {
   LOG(WARNING) << "event=held_up seconds=" << absl::ToDoubleSeconds(lost);
   for (Rank& rank : ranks_) rank.last_heard = std::min(rank.last_heard + lost, now);
   launched_at_ = std::min(launched_at_ + lost, now);
-  head_since_ = std::min(head_since_ + lost, now);
+  steps_.Forgive(lost, now);
 }
 
 void Group::CheckTimers() {
   const absl::Time now = clock_.Now();
+  for (size_t i = 0; i < ranks_.size(); ++i) {
+    absl::Time& last_heard = ranks_[i].last_heard;
+    last_heard = std::max(last_heard, steps_.last_answer(static_cast<int32_t>(i)));
+  }
   ForgiveLostTime(now);
   std::erase_if(strangers_, [this, now](const Stranger& stranger) {
     if (now < stranger.since + options_.register_limit) return false;
@@ -440,40 +419,35 @@ void Group::CheckTimers() {
         -1, absl::StrCat("the ranks were not ready ", absl::ToDoubleSeconds(options_.load_limit),
                          " s after their launch"));
   }
-  if (!head_stuck_ && now >= StepDeadline() - options_.stuck_lead) TellStuck(now);
-  if (now >= StepDeadline()) {
+  const std::optional<StepsInFlight::Head> head = steps_.head();
+  if (!head) return;
+  const absl::Time deadline = DeadlineOf(*head);
+  if (head->step_id != stuck_step_ && now >= deadline - options_.stuck_lead) TellStuck(*head, now);
+  if (now >= deadline) {
     // Ranks that wait for the one that stalls have not acknowledged either.
-    Lose(
-        world_size() == 1 ? 0 : -1,
-        absl::StrCat("stalled: step ", first_step_, " takes ",
-                     absl::ToDoubleSeconds(now - head_since_), " s, predicted ",
-                     steps_.front().predicted_seconds.value_or(0), " s; not done by ", Laggards()));
+    Lose(world_size() == 1 ? 0 : -1,
+         absl::StrCat("stalled: step ", head->step_id, " takes ",
+                      absl::ToDoubleSeconds(now - head->since), " s, predicted ",
+                      head->predicted_seconds.value_or(0), " s; not done by ", Laggards(*head)));
   }
 }
 
-void Group::SetHead() {
-  head_since_ = clock_.Now();
-  head_stuck_ = false;
-}
-
-void Group::TellStuck(absl::Time now) {
-  head_stuck_ = true;
-  LOG(ERROR) << "event=step_stuck incarnation=" << incarnation_ << " step=" << first_step_
-             << " seconds=" << absl::ToDoubleSeconds(now - head_since_)
-             << " predicted_seconds=" << steps_.front().predicted_seconds.value_or(0)
-             << " steps_in_flight=" << steps_.size() << " not_done_by=\"" << Laggards() << "\"";
+void Group::TellStuck(const StepsInFlight::Head& head, absl::Time now) {
+  stuck_step_ = head.step_id;
+  LOG(ERROR) << "event=step_stuck incarnation=" << incarnation_ << " step=" << head.step_id
+             << " seconds=" << absl::ToDoubleSeconds(now - head.since)
+             << " predicted_seconds=" << head.predicted_seconds.value_or(0)
+             << " steps_in_flight=" << steps_.size() << " not_done_by=\"" << Laggards(head) << "\"";
   for (size_t i = 0; i < ranks_.size(); ++i) {
-    if (!steps_.front().acknowledged[i]) ranks_[i].link->SendDumpStacks();
+    if (!head.acknowledged[i]) ranks_[i].link->SendDumpStacks();
   }
   listener_->OnStepStuck(incarnation_);
 }
 
-absl::Time Group::StepDeadline() const {
-  if (steps_.empty()) return absl::InfiniteFuture();
-  const std::optional<double>& predicted = steps_.front().predicted_seconds;
-  if (!predicted) return head_since_ + options_.unpredicted_stall_limit;
-  return head_since_ +
-         std::max(options_.stall_floor, absl::Seconds(options_.stall_factor * *predicted));
+absl::Time Group::DeadlineOf(const StepsInFlight::Head& head) const {
+  if (!head.predicted_seconds) return head.since + options_.unpredicted_stall_limit;
+  return head.since + std::max(options_.stall_floor,
+                               absl::Seconds(options_.stall_factor * *head.predicted_seconds));
 }
 
 absl::Time Group::NextTimer() const {
@@ -483,9 +457,11 @@ absl::Time Group::NextTimer() const {
   }
   if (state_ == State::kBackingOff) return std::min(next, restart_at_);
   if (state_ != State::kStarting && state_ != State::kUp) return next;
-  next =
-      std::min({next, StepDeadline() - (head_stuck_ ? absl::ZeroDuration() : options_.stuck_lead),
-                clock_.Now() + (state_ == State::kStarting ? kStartingLook : kRunningLook)});
+  next = std::min(next, clock_.Now() + (state_ == State::kStarting ? kStartingLook : look_));
+  if (const std::optional<StepsInFlight::Head> head = steps_.head()) {
+    const bool told = head->step_id == stuck_step_;
+    next = std::min(next, DeadlineOf(*head) - (told ? absl::ZeroDuration() : options_.stuck_lead));
+  }
   for (const Rank& rank : ranks_) next = std::min(next, rank.last_heard + options_.silence_limit);
   return next;
 }

@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,6 +20,7 @@
 #include "worker/leader/rank_launcher.h"
 #include "worker/leader/rank_link.h"
 #include "worker/leader/rendezvous_relay.h"
+#include "worker/leader/steps_in_flight.h"
 
 namespace longhaul::worker::leader {
 
@@ -49,13 +49,14 @@ struct GroupOptions {
 };
 
 // The life of the group's ranks: starts them, admits their streams, relays what their communicators
-// tell each other, forwards plans and results, notices a lost or stalled one, says why in one line,
-// ends the rest and starts all again.
+// tell each other, notices a lost or stalled one, says why in one line, ends the rest and starts
+// all again. Plans and results go past it, through StepsInFlight.
 //
-// One thread owns all state (group thread); everything public is thread-safe and returns at once.
-// The listener and on_first_start are called from the group thread. The thread sleeps until a
-// message or a timer; with ranks up it wakes for their heartbeats, once a second each. Time in
-// which it did not run itself (the process was stopped) counts against no rank.
+// One thread owns all other state (group thread); everything public is thread-safe and returns at
+// once. The listener and on_first_start are called from the group thread, but for the listener's
+// OnStepDone. The thread sleeps until a message or a timer; with ranks up it wakes for their
+// heartbeats, once a second each. Time in which it did not run itself (the process was stopped)
+// counts against no rank.
 //
 // Until the ranks were up once, any failure is final: bad weights, bad configuration or too little
 // memory do not go away by trying again. Later ones are retried with back-off, for ever.
@@ -92,16 +93,16 @@ class Group final : public PlanSink {
     std::shared_ptr<RankLink> link;
     RankEvent event;
   };
-  struct PlanCommand {
-    uint64_t incarnation;
-    StepPlan plan;
-    std::optional<double> predicted_seconds;
+  // An answer that StepsInFlight refused.
+  struct RefusedCommand {
+    std::shared_ptr<RankLink> link;
+    std::string why;
   };
   struct FailCommand {
     uint64_t incarnation;
     std::string reason;
   };
-  using Command = std::variant<StartCommand, LinkCommand, PlanCommand, FailCommand>;
+  using Command = std::variant<StartCommand, LinkCommand, RefusedCommand, FailCommand>;
 
   enum class State { kIdle, kStarting, kUp, kBackingOff, kFailed };
 
@@ -114,27 +115,20 @@ class Group final : public PlanSink {
     int64_t disk_slots = 0;
     int64_t kv_limit_blocks = 0;
     std::string hardware;
-    absl::Time last_heard;  // launch, then every message
+    absl::Time last_heard;  // launch, then every message; of answers to steps, as of the last look
   };
   // A stream whose first message has not come.
   struct Stranger {
     std::shared_ptr<RankLink> link;
     absl::Time since;
   };
-  struct Step {
-    StepResult result;               // of the ranks that are done, merged
-    std::vector<bool> acknowledged;  // by rank
-    std::optional<double> predicted_seconds;
-  };
-
   void Run();
   void Handle(Command command);
   void HandleLink(const std::shared_ptr<RankLink>& link, RankEvent event);
   void Register(const std::shared_ptr<RankLink>& link, const RankRegistration& registration);
   void RankStartedUp(Rank& rank, const RankStarted& started);
   void Relay(int32_t rank, const RendezvousEntry& entry);
-  void StepAcknowledged(int32_t rank, StepResult result);
-  void SendToRanks(const PlanCommand& command);
+  void Refuse(const std::shared_ptr<RankLink>& link, const std::string& why);
 
   void LaunchRanks();
   void StartRegisteredRanks();
@@ -144,17 +138,16 @@ class Group final : public PlanSink {
   // "rank 1 (pid 7): why; signal 9 (Killed)", and how others ended, too.
   std::string Explain(int32_t rank, const std::string& why, absl::Duration exit_grace);
   // The ranks that have not acknowledged the oldest step: "rank 0, rank 2".
-  std::string Laggards() const;
+  static std::string Laggards(const StepsInFlight::Head& head);
   void EndRanks(const std::string& reason, absl::Duration grace);
   void CheckTimers();
   // What ranks said while this process was held up may be on its way.
   void ForgiveLostTime(absl::Time now);
   // The oldest step takes so long that whoever looks into it later will want to know more.
-  void TellStuck(absl::Time now);
-  // steps_.front() is the oldest from now on.
-  void SetHead();
+  void TellStuck(const StepsInFlight::Head& head, absl::Time now);
   absl::Time NextTimer() const;
-  absl::Time StepDeadline() const;
+  // Until when it may take.
+  absl::Time DeadlineOf(const StepsInFlight::Head& head) const;
 
   int32_t world_size() const { return options_.shape.num_ranks(); }
   // Which rank owns the link; -1 if none.
@@ -164,6 +157,9 @@ class Group final : public PlanSink {
   RankLauncher& launcher_;
   const Clock& clock_;
   const std::function<void(absl::Status)> on_first_start_;
+  // How often ranks that are up are looked at.
+  const absl::Duration look_;
+  StepsInFlight steps_;
 
   // Group thread only.
   State state_ = State::kIdle;
@@ -173,11 +169,8 @@ class Group final : public PlanSink {
   std::vector<Rank> ranks_;     // [world_size]
   RendezvousRelay rendezvous_;  // of this incarnation
   std::vector<Stranger> strangers_;
-  std::deque<Step> steps_;   // in flight
-  StepId first_step_ = 1;    // id of steps_.front()
-  absl::Time launched_at_;   // the ranks that are starting or up
-  bool head_stuck_ = false;  // and it was told
-  absl::Time head_since_;    // when the front became the oldest in flight
+  absl::Time launched_at_;  // the ranks that are starting or up
+  StepId stuck_step_ = 0;   // that this was told of; 0 = none
   bool was_up_ = false;
   absl::Duration backoff_;
   absl::Time up_since_;

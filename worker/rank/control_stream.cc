@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <deque>
 #include <limits>
 #include <optional>
 #include <thread>
@@ -14,7 +15,6 @@
 #include "absl/time/clock.h"
 #include "common/logging.h"
 #include "common/mutex.h"
-#include "common/queue.h"
 #include "common/status_macros.h"
 #include "longhaul/v1/rank.grpc.pb.h"
 #include "worker/step_plan_wire.h"
@@ -24,6 +24,8 @@ namespace {
 
 // A plan may carry a whole prompt and, after a preemption, its cached part.
 constexpr int kMaxMessageBytes = 64 << 20;
+// A result up to this size finds room in the stream's window: whoever sends it does not wait.
+constexpr size_t kMaxDirectBytes = 16 << 10;
 // How long a leader gets to read a last message.
 constexpr absl::Duration kFarewell = absl::Seconds(1);
 // How often a request to stop is looked for while nobody answers.
@@ -67,6 +69,89 @@ absl::StatusOr<GroupPlace> FromProto(const v1::Start& proto) {
   place.disk_slots = static_cast<int32_t>(proto.disk_slots());
   return place;
 }
+
+// Messages on their way to the stream, which takes one at a time and in order. Whoever has the turn
+// may write, without a lock. Bounded; thread-safe.
+class Outbox {
+ public:
+  explicit Outbox(size_t capacity) : capacity_(capacity) {}
+
+  // kResourceExhausted when `capacity` messages wait, kCancelled after Close.
+  absl::Status Push(v1::RankMessage message) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (closed_) return absl::CancelledError("the stream is closed");
+    if (messages_.size() >= capacity_) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(messages_.size(), " messages wait for the leader, limit ", capacity_));
+    }
+    messages_.push_back(std::move(message));
+    changed_.SignalAll();
+    return absl::OkStatus();
+  }
+
+  // The turn, if nobody has it, nothing waits and nothing is closed: what is written now is in
+  // order.
+  bool TryTurn() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    if (taken_ || closed_ || !messages_.empty()) return false;
+    taken_ = true;
+    return true;
+  }
+  // False if others have it until `deadline`.
+  bool WaitForTurn(absl::Time deadline) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (taken_) {
+      if (!WaitUntil(deadline) && taken_) return false;
+    }
+    taken_ = true;
+    return true;
+  }
+  // The next message, and the turn; nullopt at `deadline`, or closed and empty.
+  std::optional<v1::RankMessage> Next(absl::Time deadline) EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (taken_ || messages_.empty()) {
+      if (closed_ && messages_.empty()) return std::nullopt;
+      if (!WaitUntil(deadline) && (taken_ || messages_.empty())) return std::nullopt;
+    }
+    taken_ = true;
+    std::optional<v1::RankMessage> message(std::move(messages_.front()));
+    messages_.pop_front();
+    return message;
+  }
+  void EndTurn() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    taken_ = false;
+    // Else the writer would wake with every step.
+    if (wants_turn_ || closed_ || !messages_.empty()) changed_.SignalAll();
+  }
+
+  // What waits is still written. Idempotent.
+  void Close() EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    closed_ = true;
+    changed_.SignalAll();
+  }
+  bool closed() const EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    return closed_;
+  }
+
+ private:
+  bool WaitUntil(absl::Time deadline) REQUIRES(mutex_) {
+    wants_turn_ = taken_;
+    const bool woken = changed_.WaitUntil(mutex_, deadline);
+    wants_turn_ = false;
+    return woken;
+  }
+
+  const size_t capacity_;
+  mutable Mutex mutex_;
+  CondVar changed_;  // waited for by the writer thread alone
+  std::deque<v1::RankMessage> messages_ GUARDED_BY(mutex_);
+  bool taken_ GUARDED_BY(mutex_) = false;
+  bool wants_turn_ GUARDED_BY(mutex_) = false;
+  bool closed_ GUARDED_BY(mutex_) = false;
+};
 
 }  // namespace
 
@@ -141,6 +226,16 @@ class ControlStream::Impl {
 
   absl::Status Push(v1::RankMessage message) { return outgoing_.Push(std::move(message)); }
 
+  // Written by this thread if it can be at once: the leader waits for it, and the writer sleeps.
+  absl::Status SendNow(v1::RankMessage message) {
+    if (message.ByteSizeLong() > kMaxDirectBytes || !outgoing_.TryTurn()) {
+      return Push(std::move(message));
+    }
+    stream_->Write(message);  // a failure shows in Run as the stream's end
+    outgoing_.EndTurn();
+    return absl::OkStatus();
+  }
+
   // This side ends the stream; the first reason counts.
   void EndBecause(const absl::Status& why, bool tell_leader) EXCLUDES(mutex_) {
     {
@@ -205,25 +300,27 @@ class ControlStream::Impl {
     absl::Time next_beat = absl::Now();
     bool writable = true;
     while (writable) {
+      std::optional<v1::RankMessage> message;
       if (absl::Now() >= next_beat) {
         next_beat = absl::Now() + kHeartbeatPeriod;
-        const StepProgress::Snapshot now = progress_.Read();
-        v1::RankMessage beat;
-        beat.mutable_heartbeat()->set_step_id(now.step_id);
-        beat.mutable_heartbeat()->set_step_seconds(now.seconds);
-        writable = stream_->Write(beat);
-        continue;
+        if (!outgoing_.WaitForTurn(next_beat)) continue;
+        message = Heartbeat();
+      } else {
+        message = outgoing_.Next(next_beat);
+        if (!message && outgoing_.closed()) break;
+        if (!message) continue;
       }
-      std::optional<v1::RankMessage> message = outgoing_.Pop(next_beat);
-      if (message.has_value()) {
-        writable = stream_->Write(*message);
-      } else if (outgoing_.closed()) {
-        break;
-      }
+      writable = stream_->Write(*message);
+      outgoing_.EndTurn();
+    }
+    // The last turn: nobody writes after WritesDone.
+    const absl::Time farewell_end = absl::Now() + kFarewell;
+    if (!outgoing_.WaitForTurn(farewell_end)) {
+      context_.TryCancel();
+      outgoing_.WaitForTurn(absl::InfiniteFuture());
     }
     stream_->WritesDone();
     // The leader now ends the call. Should it not, the reader must not wait for it for ever.
-    const absl::Time farewell_end = absl::Now() + kFarewell;
     MutexLock lock(mutex_);
     while (!read_ended_ && absl::Now() < farewell_end) {
       read_end_.WaitUntil(mutex_, farewell_end);
@@ -231,8 +328,16 @@ class ControlStream::Impl {
     if (!read_ended_) context_.TryCancel();
   }
 
+  v1::RankMessage Heartbeat() const {
+    const StepProgress::Snapshot now = progress_.Read();
+    v1::RankMessage beat;
+    beat.mutable_heartbeat()->set_step_id(now.step_id);
+    beat.mutable_heartbeat()->set_step_seconds(now.seconds);
+    return beat;
+  }
+
   const StepProgress& progress_;
-  BoundedQueue<v1::RankMessage> outgoing_;
+  Outbox outgoing_;
   grpc::ClientContext context_;
   std::unique_ptr<v1::Rank::Stub> stub_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::RankMessage, v1::LeaderMessage>> stream_;
@@ -277,7 +382,7 @@ absl::Status ControlStream::SendRendezvous(const std::string& key, const std::st
 absl::Status ControlStream::SendStepDone(const StepResult& result) {
   v1::RankMessage message;
   ToProto(result, message.mutable_step_done());
-  return impl_->Push(std::move(message));
+  return impl_->SendNow(std::move(message));
 }
 
 void ControlStream::Fail(const absl::Status& why) { impl_->EndBecause(why, /*tell_leader=*/true); }

@@ -49,8 +49,9 @@ struct LoadReport {
 //
 // Two threads: the caller of Run reads and calls the handlers; one of the stream's own writes. The
 // writer sends a heartbeat every second from `progress`, and what the Send calls queued: at most
-// kMaxQueued messages, more is kResourceExhausted. It holds no lock while it writes, and shares
-// only the queue with the executor. Send calls and Cancel are thread-safe.
+// kMaxQueued messages, more is kResourceExhausted. A result of a step is written by its sender if
+// it is short and nothing is being written or waits. No lock is held while something is written.
+// Send calls and Cancel are thread-safe.
 class ControlStream {
  public:
   static constexpr size_t kMaxQueued = 1024;

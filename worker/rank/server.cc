@@ -53,6 +53,9 @@ namespace {
 // Plans a leader may have in flight on a rank; more breaks the protocol.
 constexpr size_t kMaxPlans = 256;
 constexpr absl::Duration kDialTimeout = absl::Seconds(30);
+// How long the executor looks for the next plan before it sleeps, while it holds sequences: the
+// leader's answer takes about as long as a wake-up.
+constexpr absl::Duration kPlanSpin = absl::Microseconds(200);
 // How often an idle rank looks whether its peers are there.
 constexpr absl::Duration kPeerLook = absl::Seconds(1);
 
@@ -139,7 +142,7 @@ class Worker {
   void Run(ControlStream& stream, StreamRendezvous& rendezvous,
            const std::string& metrics_address) {
     while (!work_.closed()) {
-      std::optional<std::variant<GroupPlace, StepPlan>> work = work_.Pop(NextLook());
+      std::optional<std::variant<GroupPlace, StepPlan>> work = work_.Pop(NextLook(), PlanSpin());
       if (stop_.load()) return;
       absl::Status status;
       if (!work.has_value()) {
@@ -189,6 +192,11 @@ class Worker {
 
   absl::Time NextLook() const {
     return loaded_ && shape_.num_ranks() > 1 ? clock_.Now() + kPeerLook : absl::InfiniteFuture();
+  }
+
+  absl::Duration PlanSpin() const {
+    return executor_ != nullptr && executor_->num_sequences() > 0 ? kPlanSpin
+                                                                  : absl::ZeroDuration();
   }
 
   // What Start says must be what this rank has registered for.

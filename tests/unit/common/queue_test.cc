@@ -34,6 +34,33 @@ TEST(BoundedQueue, PopEndsAtTheDeadline) {
   EXPECT_EQ(queue.Pop(absl::InfinitePast()), std::nullopt);
 }
 
+TEST(BoundedQueue, ASpinningPopTakesWhatComesAndThenWaits) {
+  constexpr absl::Duration kSpin = absl::Milliseconds(1);
+  BoundedQueue<int> queue(4);
+  EXPECT_OK(queue.Push(1));
+  EXPECT_OK(queue.Push(2));
+  EXPECT_EQ(queue.Pop(absl::InfiniteFuture(), absl::Hours(1)), 1);
+  EXPECT_EQ(queue.Pop(absl::InfiniteFuture(), absl::Hours(1)), 2);
+  EXPECT_EQ(queue.Pop(absl::Now() + absl::Milliseconds(3), kSpin), std::nullopt);
+  std::thread producer([&queue] {
+    EXPECT_OK(queue.Push(3));  // while the other spins
+    absl::SleepFor(absl::Milliseconds(5));
+    EXPECT_OK(queue.Push(4));  // when it has given up
+  });
+  EXPECT_EQ(queue.Pop(absl::InfiniteFuture(), absl::Hours(1)), 3);
+  EXPECT_EQ(queue.Pop(absl::InfiniteFuture(), kSpin), 4);
+  producer.join();
+}
+
+TEST(BoundedQueue, CloseEndsASpin) {
+  BoundedQueue<int> queue(1);
+  EXPECT_OK(queue.Push(1));
+  std::thread closer([&queue] { queue.Close(); });
+  EXPECT_EQ(queue.Pop(absl::InfiniteFuture(), absl::Hours(1)), 1);
+  EXPECT_EQ(queue.Pop(absl::InfiniteFuture(), absl::Hours(1)), std::nullopt);
+  closer.join();
+}
+
 TEST(BoundedQueue, CloseDrainsThenEnds) {
   BoundedQueue<int> queue(2);
   EXPECT_OK(queue.Push(1));

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "tests/testing/fake_leader.h"
 #include "tests/testing/status_matchers.h"
 
@@ -114,6 +115,56 @@ TEST_F(ControlStreamTest, RegistersTakesItsPlaceAndAnswersPlans) {
   EXPECT_EQ(place_.layer_begin, 1);
   EXPECT_EQ(place_.layer_end, 3);
   EXPECT_EQ(place_.kv_blocks, 5);
+}
+
+TEST_F(ControlStreamTest, ResultsKeepTheirPlaceAmongOtherMessages) {
+  Start();
+  leader_.Send(GoodStart());
+  constexpr StepId kSteps = 200;
+  for (StepId step = 1; step <= kSteps; ++step) {
+    StepResult result = {.step_id = step};
+    // Some are too long to be written by their sender.
+    if (step % 3 == 0) result.errors.push_back({.message = std::string(100'000, 'x')});
+    EXPECT_OK(stream_->SendRendezvous(absl::StrCat(step), ""));
+    EXPECT_OK(stream_->SendStepDone(result));
+  }
+  for (StepId step = 1; step <= kSteps; ++step) {
+    const auto entry = leader_.Next();
+    ASSERT_TRUE(entry.has_value() && entry->has_rendezvous());
+    EXPECT_EQ(entry->rendezvous().key(), absl::StrCat(step));
+    const auto done = leader_.Next();
+    ASSERT_TRUE(done.has_value() && done->has_step_done());
+    EXPECT_EQ(done->step_done().step_id(), step);
+  }
+  stream_->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(Ended()));
+  EXPECT_TRUE(absl::IsCancelled(stream_->SendStepDone({.step_id = kSteps + 1})));
+}
+
+TEST_F(ControlStreamTest, SendersDoNotDisturbEachOther) {
+  Start();
+  leader_.Send(GoodStart());
+  constexpr int kMessages = 200;
+  std::thread other([this] {
+    for (int i = 0; i < kMessages; ++i) EXPECT_OK(stream_->SendRendezvous(absl::StrCat(i), ""));
+  });
+  for (int i = 1; i <= kMessages; ++i) {
+    EXPECT_OK(stream_->SendStepDone({.step_id = static_cast<StepId>(i)}));
+  }
+  other.join();
+  StepId steps = 0;
+  int entries = 0;
+  for (int i = 0; i < 2 * kMessages; ++i) {
+    const auto message = leader_.Next();
+    ASSERT_TRUE(message.has_value());
+    if (message->has_step_done()) {
+      EXPECT_EQ(message->step_done().step_id(), ++steps);
+    } else {
+      EXPECT_EQ(message->rendezvous().key(), absl::StrCat(entries++));
+    }
+  }
+  stream_->Cancel();
+  EXPECT_TRUE(absl::IsCancelled(Ended()));
 }
 
 TEST_F(ControlStreamTest, HeartbeatsTellWhichStepRunsSinceWhen) {
