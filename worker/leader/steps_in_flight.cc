@@ -51,7 +51,8 @@ void StepsInFlight::Send(uint64_t incarnation, StepPlan plan,
 
 absl::Status StepsInFlight::Acknowledge(const RankLink& link, StepResult result) {
   MutexLock lock(mutex_);
-  const auto found = std::ranges::find_if(links_, [&link](const auto& open) { return open.get() == &link; });
+  const auto found =
+      std::ranges::find_if(links_, [&link](const auto& open) { return open.get() == &link; });
   if (found == links_.end() || result.step_id < first_step_ ||
       result.step_id >= first_step_ + steps_.size()) {
     return absl::FailedPreconditionError(
