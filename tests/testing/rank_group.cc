@@ -63,11 +63,7 @@ absl::Status RankGroup::Load(const Options& options, const Connect& connect, int
       .layer_end = options.layer_bounds[static_cast<size_t>(stage) + 1],
       .tensor_parallel_rank = shard,
       .tensor_parallel_size = shards};
-  if (options.make_backend) {
-    ASSIGN_OR_RETURN(rank.backend, options.make_backend(number));
-  } else {
-    rank.backend = std::make_unique<PoisoningBackend>(worker::backend::MakeCpuBackend(1));
-  }
+  rank.backend = std::make_unique<PoisoningBackend>(worker::backend::MakeCpuBackend(1));
   if (shards > 1) {
     ASSIGN_OR_RETURN(rank.tensor, connect(absl::StrCat("tensor", stage), shard, shards));
     rank.sums = std::make_unique<worker::rank::ShardCommunicator>(*rank.tensor, *rank.backend);

@@ -45,8 +45,6 @@ class RankGroup {
     int32_t num_blocks = 1;
     int64_t max_logits_bytes = worker::rank::PromptScorer::kMaxLogitsBytes;
     Connect connect;  // null = in this process
-    // A rank's device, whose memory its tensors lie in; null = the CPU, poisoned as said above.
-    std::function<absl::StatusOr<std::unique_ptr<worker::backend::Backend>>(int rank)> make_backend;
   };
   static absl::StatusOr<std::unique_ptr<RankGroup>> Create(const Options& options);
 

@@ -222,12 +222,11 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
 
 absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
                               Activations& activations, absl::FunctionRef<absl::Status()> run) {
-  if (sums_ != nullptr) {  // which wait for other shards
+  const auto complete = [&]() -> absl::Status {
     RETURN_IF_ERROR(run());
-    const int64_t num_rows = activations.num_rows_;
-    return ForTiles(num_rows, TileRows(num_rows),
-                    [&](size_t slot, int64_t /*begin*/, int64_t /*count*/) { return Await(slot); });
-  }
+    return ForTiles(activations.num_rows_, TileRows(activations.num_rows_),
+                    [this](size_t slot, int64_t, int64_t) { return Await(slot); });
+  };
   const auto address = [](const void* p) {
     return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p));
   };
@@ -237,7 +236,7 @@ absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer
                           address(scratch_.buffer.data()),
                           address(kv.base),
                           address(weights_.layers.front().qkv.weight.data)};
-  return backend_.Repeat(*activations.plan_, tag, run);
+  return backend_.Repeat(*activations.plan_, tag, complete);
 }
 
 absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,
