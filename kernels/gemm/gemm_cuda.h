@@ -19,9 +19,11 @@ struct GemmCudaParams {
   int64_t m = 0;                     // rows >= 0
   int64_t n = 0;                     // >= 1, a multiple of 8
   int64_t k = 0;                     // >= 1, a multiple of 8
-  bool adds = false;                 // y is read too: what is there is added before rounding
+  // y is read too: the product is added to what is there. Up to two rows it is not rounded before;
+  // cuBLASLt rounds it first, then the sum.
+  bool adds = false;
   // Output, device memory, 16-byte aligned: exactly one of them. Overlaps no input.
-  BFloat16* y = nullptr;    // [M, N], rounded once
+  BFloat16* y = nullptr;    // [M, N], rounded once unless `adds`
   float* y_fp32 = nullptr;  // [M, N]
 };
 

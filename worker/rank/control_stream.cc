@@ -131,9 +131,10 @@ class Outbox {
     closed_ = true;
     changed_.SignalAll();
   }
-  bool closed() const EXCLUDES(mutex_) {
+  // Whether nothing waits and nothing will come.
+  bool drained() const EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    return closed_;
+    return closed_ && messages_.empty();
   }
 
  private:
@@ -307,7 +308,7 @@ class ControlStream::Impl {
         message = Heartbeat();
       } else {
         message = outgoing_.Next(next_beat);
-        if (!message && outgoing_.closed()) break;
+        if (!message && outgoing_.drained()) break;
         if (!message) continue;
       }
       writable = stream_->Write(*message);

@@ -1,6 +1,8 @@
 #include "worker/rank/group_communicators.h"
 
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
@@ -80,11 +82,15 @@ absl::Status GroupCommunicators::Connect(const GroupShape& shape, int32_t rank,
   };
   ASSIGN_OR_RETURN(tensor_,
                    make(shape.tensor_parallel_size(), shard, absl::StrCat("tensor", stage)));
+  RETURN_IF_ERROR(Publish(0, tensor_.get()));
   ASSIGN_OR_RETURN(pipeline_,
                    make(shape.pipeline_parallel_size(), stage, absl::StrCat("pipeline", shard)));
+  return Publish(1, pipeline_.get());
+}
+
+absl::Status GroupCommunicators::Publish(size_t index, comm::Communicator* communicator) {
   MutexLock lock(mutex_);
-  abortable_[0] = tensor_.get();
-  abortable_[1] = pipeline_.get();
+  abortable_[index] = communicator;
   return aborted_ ? absl::UnavailableError("aborted while the ranks connected") : absl::OkStatus();
 }
 
@@ -97,9 +103,12 @@ absl::Status GroupCommunicators::Poll() {
 void GroupCommunicators::Abort() {
   MutexLock lock(mutex_);
   aborted_ = true;
+  // At the same time: on a device the end of one may wait for what the other has there.
+  std::vector<std::thread> threads;
   for (comm::Communicator* communicator : abortable_) {
-    if (communicator != nullptr) communicator->Abort();
+    if (communicator != nullptr) threads.emplace_back([communicator] { communicator->Abort(); });
   }
+  for (std::thread& thread : threads) thread.join();
 }
 
 }  // namespace longhaul::worker::rank

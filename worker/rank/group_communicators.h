@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -47,7 +48,8 @@ class GroupCommunicators {
   // Whether a peer is lost. Cheap.
   absl::Status Poll();
 
-  // Ends what the executor waits for, and what its peers wait for. Idempotent.
+  // Ends what the executor waits for, and what its peers wait for; of a communicator that is being
+  // made, within the time that connecting may take. Idempotent.
   void Abort() EXCLUDES(mutex_);
 
  private:
@@ -55,6 +57,9 @@ class GroupCommunicators {
   absl::StatusOr<std::unique_ptr<comm::Communicator>> Join(int rank, int size,
                                                            const std::string& group,
                                                            comm::RendezvousStore& store) const;
+
+  // Lets Abort end it. kUnavailable if that came before.
+  absl::Status Publish(size_t index, comm::Communicator* communicator) EXCLUDES(mutex_);
 
   const Options options_;
   // Written by Connect, with the lock because Abort may come meanwhile.

@@ -10,20 +10,28 @@ using backend::Lane;
 StageLink::StageLink(comm::Communicator& communicator, backend::Backend& backend)
     : communicator_(communicator), backend_(backend), turn_(backend.MakeMark()) {}
 
-template <typename Transfer>
-absl::Status StageLink::Timed(const Transfer& transfer) {
+template <typename Work>
+absl::Status StageLink::Timed(const Work& work) {
   if (num_waits_ == waits_.size()) waits_.push_back({backend_.MakeMark(), backend_.MakeMark()});
   const Wait& wait = waits_[num_waits_];
   RETURN_IF_ERROR(backend_.Record(Lane::kOps, *wait.begin));
-  RETURN_IF_ERROR(backend_.Await(*wait.begin, Lane::kLinks));
-  RETURN_IF_ERROR(transfer(backend_.StreamOf(Lane::kLinks)));
+  RETURN_IF_ERROR(work());
   RETURN_IF_ERROR(backend_.Record(Lane::kOps, *wait.end));
   ++num_waits_;
   return absl::OkStatus();
 }
 
+template <typename Transfer>
+absl::Status StageLink::Carry(const Transfer& transfer) {
+  return Timed([&]() -> absl::Status {
+    RETURN_IF_ERROR(backend_.Record(Lane::kOps, *turn_));
+    RETURN_IF_ERROR(backend_.Await(*turn_, Lane::kLinks));
+    return transfer(backend_.StreamOf(Lane::kLinks));
+  });
+}
+
 absl::Status StageLink::Receive(TensorView hidden) {
-  return Timed([&](Stream stream) -> absl::Status {
+  return Carry([&](Stream stream) -> absl::Status {
     RETURN_IF_ERROR(communicator_.Recv(hidden, stage() - 1, stream))
         << "activations of " << hidden.rows << " tokens";
     RETURN_IF_ERROR(backend_.Record(Lane::kLinks, *turn_));
@@ -33,7 +41,7 @@ absl::Status StageLink::Receive(TensorView hidden) {
 
 absl::Status StageLink::Send(TensorView hidden, std::unique_ptr<backend::Mark>& sent) {
   if (sent == nullptr) sent = backend_.MakeMark();
-  return Timed([&](Stream stream) -> absl::Status {
+  return Carry([&](Stream stream) -> absl::Status {
     RETURN_IF_ERROR(communicator_.Send(hidden, stage() + 1, stream))
         << "activations of " << hidden.rows << " tokens";
     return backend_.Record(Lane::kLinks, *sent);
@@ -41,7 +49,8 @@ absl::Status StageLink::Send(TensorView hidden, std::unique_ptr<backend::Mark>& 
 }
 
 absl::Status StageLink::Await(const std::unique_ptr<backend::Mark>& sent) {
-  return sent == nullptr ? absl::OkStatus() : backend_.Await(*sent, Lane::kOps);
+  if (sent == nullptr) return absl::OkStatus();
+  return Timed([&] { return backend_.Await(*sent, Lane::kOps); });
 }
 
 absl::StatusOr<absl::Duration> StageLink::TakeWaited() {

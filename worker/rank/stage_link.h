@@ -42,9 +42,12 @@ class StageLink {
     std::unique_ptr<backend::Mark> begin, end;
   };
 
-  // Does `transfer` in the lane of links, and counts for how long ops wait meanwhile.
+  // Does `work`, and counts for how long it has ops wait.
+  template <typename Work>
+  absl::Status Timed(const Work& work);
+  // Enqueues `transfer` in the lane of links, behind the ops so far.
   template <typename Transfer>
-  absl::Status Timed(const Transfer& transfer);
+  absl::Status Carry(const Transfer& transfer);
 
   comm::Communicator& communicator_;
   backend::Backend& backend_;
