@@ -152,7 +152,8 @@ class Backend {
 
   // Does what `enqueue` does with ops of this backend over a plan's rows, perhaps by launching what
   // it has recorded of an earlier call: so `tag` names all that the work hangs on besides the plan,
-  // addresses of matrices and layers. `enqueue` asks nothing of the device and copies nothing.
+  // addresses of matrices and layers. `enqueue` asks nothing of the device, copies nothing and
+  // transfers nothing.
   virtual absl::Status Repeat(const RowPlan& /*plan*/, std::span<const uint64_t> /*tag*/,
                               absl::FunctionRef<absl::Status()> enqueue) {
     return enqueue();

@@ -11,8 +11,8 @@ struct CudaOptions {
   bool graphs = true;  // decode steps are recorded and launched as one
 };
 
-// A CUDA device by its number on this host: bf16 activations and weights, bf16 KV (K by token), all
-// work on one stream of its own. Made on one thread, it may be used on another, but on one at a
+// A CUDA device by its number on this host: bf16 activations and weights, bf16 KV (K by token), a
+// stream of its own for each lane. Made on one thread, it may be used on another, but on one at a
 // time, and no other code of these threads may change their device.
 //
 // Errors: kFailedPrecondition without a driver, a device of that number, or cuBLASLt.

@@ -222,14 +222,13 @@ absl::Status Qwen2::RunLayer(int32_t layer, const backend::KvLayer& kv, Activati
 
 absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer& kv,
                               Activations& activations, absl::FunctionRef<absl::Status()> run) {
-  const auto complete = [&]() -> absl::Status {
+  // A recorded sum would have to be forgotten before its communicator can be aborted, and be
+  // recorded by all shards or by none.
+  if (sums_ != nullptr) {
     RETURN_IF_ERROR(run());
     return ForTiles(activations.num_rows_, TileRows(activations.num_rows_),
                     [this](size_t slot, int64_t, int64_t) { return Await(slot); });
-  };
-  // A recorded sum would have to be forgotten before its communicator can be aborted, and be
-  // recorded by all shards or by none.
-  if (sums_ != nullptr) return complete();
+  }
   const auto address = [](const void* p) {
     return static_cast<uint64_t>(reinterpret_cast<uintptr_t>(p));
   };
@@ -239,7 +238,7 @@ absl::Status Qwen2::RunLayers(int32_t begin, int32_t end, const backend::KvLayer
                           address(scratch_.buffer.data()),
                           address(kv.base),
                           address(weights_.layers.front().qkv.weight.data)};
-  return backend_.Repeat(*activations.plan_, tag, complete);
+  return backend_.Repeat(*activations.plan_, tag, run);
 }
 
 absl::StatusOr<TensorView> Qwen2::Logits(std::span<const int64_t> rows,

@@ -42,7 +42,8 @@ double TemperatureFactor(const AttentionOptions& options, const ModelConfig& con
 class Activations {
  public:
   int64_t num_rows() const { return num_rows_; }
-  // The residual stream, [T, E], complete (what a pipeline stage receives or sends).
+  // The residual stream, [T, E]: behind RunLayers complete (what a pipeline stage receives or
+  // sends).
   TensorView hidden() const { return hidden_; }
 
  private:

@@ -16,9 +16,9 @@ namespace longhaul::worker::rank {
 // The sums of a sharded model, over the ranks of one pipeline stage: on a device in a lane of their
 // own, beside its ops.
 //
-// Owned by the executor thread. Its errors are the communicator's. A sum waits for all ranks, up to
-// the communicator's timeout: who stops a rank in the middle of a plan aborts its communicators, so
-// that its peers do not wait.
+// Owned by the executor thread. Its errors are the communicator's. A sum waits for all ranks, on
+// the CPU up to the communicator's timeout: who stops a rank in the middle of a plan aborts its
+// communicators, so that its peers do not wait.
 class ShardCommunicator final : public model::ShardSums {
  public:
   // `communicator` has one rank a shard, in order. Both outlive this.
