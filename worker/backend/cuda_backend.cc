@@ -392,7 +392,7 @@ class CudaBackend final : public Backend {
   std::string name_;
   CudaLanes lanes_;
   cudaStream_t stream_ = nullptr;  // of ops
-  bool chained_ = false;  // within a decode step's Repeat
+  bool chained_ = false;           // within a decode step's Repeat
   std::unique_ptr<kernels::GemmCuda> gemm_;
   UploadBuffer uploads_[2];
   int next_upload_ = 0;
