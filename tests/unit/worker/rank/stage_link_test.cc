@@ -25,7 +25,7 @@ class StageLinkTest : public ::testing::Test {
   std::vector<std::unique_ptr<comm::Communicator>> stages_ = comm::MakeLocalGroup(2);
 };
 
-TEST_F(StageLinkTest, CarriesStreamsInOrderAndKnowsHowLongEachSideWaited) {
+TEST_F(StageLinkTest, CarriesStreamsInOrder) {
   absl::Notification about_to_wait;  // a thread may start late: what it missed it has not waited
   std::thread behind([this, &about_to_wait] {
     StageLink link(*stages_[1], *backend_);
@@ -56,6 +56,41 @@ TEST_F(StageLinkTest, CarriesStreamsInOrderAndKnowsHowLongEachSideWaited) {
     EXPECT_OK(link.Await(sent));
   }
   behind.join();
+}
+
+// A communicator whose peer is always late.
+class Late final : public comm::Communicator {
+ public:
+  static constexpr absl::Duration kBy = absl::Milliseconds(20);
+
+  int rank() const override { return 1; }
+  int size() const override { return 2; }
+  absl::Status Send(TensorView, int, Stream) override { return Wait(); }
+  absl::Status Recv(TensorView, int, Stream) override { return Wait(); }
+  absl::Status Broadcast(TensorView, int, Stream) override { return absl::OkStatus(); }
+  absl::Status AllReduceSum(TensorView, Stream) override { return absl::OkStatus(); }
+  absl::Status Poll() override { return absl::OkStatus(); }
+  void Abort() override {}
+
+ private:
+  static absl::Status Wait() {
+    absl::SleepFor(kBy);
+    return absl::OkStatus();
+  }
+};
+
+TEST_F(StageLinkTest, KnowsHowLongItWaitedSinceItWasAsked) {
+  Late late;
+  StageLink link(late, *backend_);
+  std::vector<float> hidden(4);
+  EXPECT_OK(link.Receive(View(hidden)));
+  EXPECT_OK(link.Receive(View(hidden)));
+  const auto waited = link.TakeWaited();
+  ASSERT_OK(waited);
+  EXPECT_GE(*waited, 2 * Late::kBy);
+  const auto rest = link.TakeWaited();
+  ASSERT_OK(rest);
+  EXPECT_EQ(*rest, absl::ZeroDuration());
 }
 
 TEST_F(StageLinkTest, SaysWhatCouldNotBeCarried) {
